@@ -1,0 +1,1 @@
+"""What a set of samples is worth: sparsity, distances, and a judge of digits."""

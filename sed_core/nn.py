@@ -1,0 +1,197 @@
+"""Blocks that two families or more share: encodings, attention with a cache, the MLP U-Net."""
+
+from math import pi
+
+import torch
+import torch.nn.functional as F
+from einops import rearrange
+from jaxtyping import Bool, Float, Int
+from torch import Tensor, nn
+
+TABLE_LIMIT = 2**16  # dimensions up to which the encoding is looked up rather than computed
+
+
+def dimension_encoding(
+    index: Int[Tensor, "..."], width: int, base: float = 20_000.0
+) -> Float[Tensor, "... W"]:
+    """Sines and cosines of the dimension index, interleaved, at `width / 2` frequencies.
+
+    Angles are float64: in float32 the angle of dimension 27,000 is already wrong by 1.6e-3.
+    """
+    exponent = torch.arange(0, width, 2, dtype=torch.float64, device=index.device) / width
+    angle = index[..., None].double() * base**-exponent
+    return torch.stack([angle.sin(), angle.cos()], -1).flatten(-2).float()
+
+
+class DimensionEncoding(nn.Module):
+    """`dimension_encoding` of indices below `dim`, from a table where that is small enough."""
+
+    def __init__(self, dim: int, width: int, base: float):
+        super().__init__()
+        self.width, self.base = width, base
+        rows = torch.arange(dim if dim <= TABLE_LIMIT else 0)
+        self.register_buffer("table", dimension_encoding(rows, width, base), persistent=False)
+
+    def forward(self, index: Int[Tensor, "..."]) -> Float[Tensor, "... W"]:
+        table: Tensor = self.get_buffer("table")
+        if len(table):
+            return F.embedding(index, table)
+        return dimension_encoding(index, self.width, self.base)
+
+
+class KVCache:
+    """Keys and values of every layer for the tokens so far, in memory taken ahead of need.
+
+    An object of one sampling call, never of a module.
+    """
+
+    def __init__(
+        self, layers: int, rows: int, heads: int, width: int, like: Tensor, size: int = 256
+    ):
+        shape = (layers, rows, heads, size, width // heads)
+        self.key, self.value = like.new_empty(shape), like.new_empty(shape)
+        self.length = 0
+
+    def append(self, layer: int, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
+        """Store one token's key and value (B, H, 1, W/H); return those of all tokens so far."""
+        if self.length == self.key.shape[3]:
+            self.key, self.value = (torch.cat([x, x], 3) for x in (self.key, self.value))
+        end = self.length + 1
+        self.key[layer, :, :, self.length] = key[:, :, 0]
+        self.value[layer, :, :, self.length] = value[:, :, 0]
+        return self.key[layer, :, :, :end], self.value[layer, :, :, :end]
+
+    def keep(self, rows: Int[Tensor, " K"]) -> None:
+        """Go on with these rows only."""
+        self.key, self.value = self.key[:, rows], self.value[:, rows]
+
+
+class Attention(nn.Module):
+    """Multi-head self-attention."""
+
+    def __init__(self, width: int, heads: int):
+        super().__init__()
+        self.heads = heads
+        self.qkv = nn.Linear(width, 3 * width)
+        self.out = nn.Linear(width, width)
+
+    def forward(
+        self,
+        x: Float[Tensor, "B N W"],
+        *,
+        valid: Bool[Tensor, "B N"] | None = None,
+        causal: bool = False,
+        cache: KVCache | None = None,
+        layer: int = 0,
+    ) -> Float[Tensor, "B N W"]:
+        query, key, value = self._heads(x)
+        if cache is not None:
+            key, value = cache.append(layer, key, value)
+        mask = None if valid is None else valid[:, None, None, :]
+        mixed = F.scaled_dot_product_attention(query, key, value, mask, is_causal=causal)
+        return self.out(mixed.transpose(1, 2).reshape(x.shape))
+
+    def _heads(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        rows, tokens, width = x.shape
+        split = self.qkv(x).view(rows, tokens, 3, self.heads, width // self.heads)
+        query, key, value = split.permute(2, 0, 3, 1, 4).unbind(0)
+        return query, key, value
+
+
+class Block(nn.Module):
+    """Pre-LayerNorm Transformer block; `shift` is added after attention (conditioning).
+
+    Both branches end in zeros at the start, so an untrained block is the identity.
+    """
+
+    def __init__(self, width: int, heads: int):
+        super().__init__()
+        self.attention_norm = nn.LayerNorm(width)
+        self.attention = Attention(width, heads)
+        self.mlp_norm = nn.LayerNorm(width)
+        self.up = nn.Linear(width, 4 * width)
+        self.down = nn.Linear(4 * width, width)
+        for branch_end in (self.attention.out, self.down):
+            nn.init.zeros_(branch_end.weight)
+            nn.init.zeros_(branch_end.bias)
+
+    def forward(
+        self,
+        x: Float[Tensor, "B N W"],
+        *,
+        shift: Float[Tensor, "B 1 W"] | None = None,
+        valid: Bool[Tensor, "B N"] | None = None,
+        causal: bool = False,
+        cache: KVCache | None = None,
+        layer: int = 0,
+    ) -> Float[Tensor, "B N W"]:
+        normed = self.attention_norm(x)
+        x = x + self.attention(normed, valid=valid, causal=causal, cache=cache, layer=layer)
+        x = x if shift is None else x + shift
+        return x + self.down(F.gelu(self.up(self.mlp_norm(x))))
+
+
+class FourierFeatures(nn.Module):
+    """A scalar beside its sines and cosines at learned frequencies."""
+
+    def __init__(self, frequencies: int = 16):
+        super().__init__()
+        self.frequency = nn.Parameter(torch.linspace(0.02, 1.0, frequencies))
+        self.width = 2 * frequencies + 1
+
+    def forward(self, x: Float[Tensor, " B"]) -> Float[Tensor, "B F"]:
+        angle = 2 * pi * x[:, None] * self.frequency
+        return torch.cat([x[:, None], angle.sin(), angle.cos()], 1)
+
+
+class ConditionedLinear(nn.Module):
+    """Linear, plus a linear map of the condition, then LayerNorm and SiLU."""
+
+    def __init__(self, inputs: int, outputs: int, condition: int):
+        super().__init__()
+        self.linear = nn.Linear(inputs, outputs)
+        self.condition = nn.Linear(condition, outputs)
+        self.norm = nn.LayerNorm(outputs)
+
+    def forward(self, x: Float[Tensor, "B I"], c: Float[Tensor, "B C"]) -> Float[Tensor, "B O"]:
+        return F.silu(self.norm(self.linear(x) + self.condition(F.silu(c))))
+
+
+class MLPUNet(nn.Module):
+    """A U-Net of fully connected layers, for vectors without a grid.
+
+    Widths (h0, h1, ..., hk): down h0 -> ... -> hk and up again, each level adding the stored output
+    of equal width (layout of scDiffusion's cell U-Net).
+    """
+
+    def __init__(self, inputs: int, outputs: int, widths: tuple[int, ...], condition: int):
+        super().__init__()
+        levels = list(zip((inputs, *widths[:-1]), widths, strict=True))
+        ups = list(zip(widths[:0:-1], widths[-2::-1], strict=True))
+        self.down = nn.ModuleList(ConditionedLinear(a, b, condition) for a, b in levels)
+        self.up = nn.ModuleList(ConditionedLinear(a, b, condition) for a, b in ups)
+        hidden = 2 * widths[1]
+        self.out = nn.Sequential(
+            nn.Linear(widths[0], hidden),
+            nn.LayerNorm(hidden),
+            nn.SiLU(),
+            nn.Linear(hidden, outputs),
+        )
+
+    def forward(self, x: Float[Tensor, "B I"], c: Float[Tensor, "B C"]) -> Float[Tensor, "B O"]:
+        stored: list[Tensor] = []
+        for block in self.down:
+            x = block(x, c)
+            stored.append(x)
+        for block, skip in zip(self.up, stored[-2::-1], strict=True):
+            x = block(x, c) + skip
+        return self.out(x)
+
+
+def masked_mean(
+    x: Float[Tensor, "B N W"], mask: Bool[Tensor, "B N"], empty: Float[Tensor, " W"]
+) -> Float[Tensor, "B W"]:
+    """Mean over the valid tokens of each row; `empty` for a row without any."""
+    weight = rearrange(mask, "b n -> b n 1").to(x.dtype)
+    total, count = (x * weight).sum(1), weight.sum(1)
+    return torch.where(count > 0, total / count.clamp_min(1), empty)

@@ -1,0 +1,47 @@
+"""What every test stands on: hypothesis settings, no network, marks that skip themselves."""
+
+import os
+import socket
+from pathlib import Path
+from typing import Any
+
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # before torch: spinning starves a shared core
+os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
+
+import pytest
+import torch
+from hypothesis import HealthCheck, settings
+
+CHROMIUM = Path("/usr/bin/chromium")
+
+settings.register_profile(
+    "ours",
+    deadline=None,  # a shared machine is slow now and then
+    max_examples=50,
+    print_blob=True,
+    suppress_health_check=[HealthCheck.too_slow],
+)
+settings.load_profile("ours")
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Skip what this machine can't run, and say what is missing."""
+    if item.get_closest_marker("gpu") and not torch.cuda.is_available():
+        pytest.skip("needs a CUDA device")
+    if item.get_closest_marker("data") and not os.environ.get("SED_DATA"):
+        pytest.skip("needs the real data; set SED_DATA to its folder")
+    if item.get_closest_marker("browser") and not CHROMIUM.exists():
+        pytest.skip(f"needs Debian's chromium at {CHROMIUM}")
+
+
+@pytest.fixture(autouse=True)
+def no_network(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Only this machine can be reached: a test that needs more is wrong."""
+    connect = socket.socket.connect
+
+    def guarded(self: socket.socket, address: Any) -> None:
+        if isinstance(address, tuple) and address[0] not in ("127.0.0.1", "localhost", "::1"):
+            raise ConnectionRefusedError(111, f"no network in tests, asked for {address[0]}")
+        connect(self, address)
+
+    monkeypatch.setattr(socket.socket, "connect", guarded)
