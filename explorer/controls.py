@@ -1,0 +1,259 @@
+"""What changes a result, declared once: parameters <-> widgets <-> URL <-> recipe.
+
+The widgets bind themselves to the URL (one key a parameter); `Params` is what they say. Values
+that do not belong are refused by `read`, whether they come from a link or from a widget.
+"""
+
+import hashlib
+import json
+import math
+import secrets
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, fields
+from typing import Any
+from urllib.parse import urlencode
+
+import streamlit as st
+
+STOPS = {0.0: "0 off", 1.0: "1", 2.0: "2", 4.0: "4", 8.0: "8"}
+STEPS = (5, 10, 20, 50, 100)
+SAMPLERS = ("ddim", "ddpm")
+CLASSES = 10
+LARGEST_GUIDANCE, LARGEST_TEMPERATURE, LARGEST_SEED = 20.0, 2.0, 2**31 - 1
+
+
+@dataclass(frozen=True)
+class Params:
+    """Everything that changes a result; `label` is a class or None for any."""
+
+    model: str = "sed-mnist"
+    label: int | None = 3
+    guidance: float = 2.0
+    steps: int = 50
+    sampler: str = "ddim"
+    eta: float = 0.0
+    temperature: float = 1.0
+    seed: int = 7
+
+    def query(self) -> dict[str, str]:
+        """Every parameter as the URL writes it."""
+        return {key: _write(value) for key, value in asdict(self).items()}
+
+    def link(self, page: str, sha: str) -> str:
+        """A link that says everything, so that it means the same when a default changes."""
+        return f"{page}?{urlencode({**self.query(), 'sha': sha[:8]})}"
+
+    def command(self, out: str = "sample.npz") -> str:
+        """The same sample from the command line."""
+        label = "" if self.label is None else f" --label {self.label}"
+        eta = f" --eta {self.eta:g}" if self.sampler == "ddim" else ""
+        return (
+            f"sed-core sample {self.model}{label} --guidance {self.guidance:g} "
+            f"--steps {self.steps} --sampler {self.sampler}{eta} "
+            f"--temperature {self.temperature:g} --seed {self.seed} --out {out}"
+        )
+
+
+DEFAULTS = Params()
+KEYS = tuple(field.name for field in fields(Params))
+
+
+def stamp(params: Params, sha: str) -> str:
+    """First 8 hex digits of the sha256 of parameters and model: the name of a result."""
+    text = json.dumps({**asdict(params), "sha": sha}, sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(text.encode()).hexdigest()[:8]
+
+
+def read(values: Mapping[str, Any], models: Sequence[str]) -> tuple[Params, list[str]]:
+    """Parameters from what a URL or a panel says; what does not belong is named and left out."""
+    kept, ignored = {}, []
+    for key in KEYS:
+        if key not in values:
+            continue
+        try:
+            kept[key] = _read(key, str(values[key]), models)
+        except (ValueError, OverflowError):
+            ignored.append(f"{key}={str(values[key])[:40]}")
+    return Params(**kept), ignored
+
+
+def _read(key: str, text: str, models: Sequence[str]) -> Any:
+    readers: dict[str, Callable[[str], Any]] = {
+        "model": lambda text: _one_of(text, models),
+        "label": lambda text: None if text == "any" else _whole(text, CLASSES - 1),
+        "guidance": lambda text: _number(text, LARGEST_GUIDANCE),
+        "steps": lambda text: int(_one_of(text, [str(steps) for steps in STEPS])),
+        "sampler": lambda text: _one_of(text, SAMPLERS),
+        "eta": lambda text: _number(text, 1.0),
+        "temperature": lambda text: _number(text, LARGEST_TEMPERATURE),
+        "seed": lambda text: _whole(text, LARGEST_SEED),
+    }
+    return readers[key](text)
+
+
+def _one_of(text: str, known: Sequence[str]) -> str:
+    if text not in known:
+        raise ValueError(f"expected one of {', '.join(known)}, got {text!r}")
+    return text
+
+
+def _whole(text: str, largest: int) -> int:
+    if not (text.isascii() and text.isdigit() and int(text) <= largest):
+        raise ValueError(f"expected a whole number from 0 to {largest}, got {text!r}")
+    return int(text)
+
+
+def _number(text: str, largest: float) -> float:
+    value = float(text)
+    if not (math.isfinite(value) and 0 <= value <= largest):
+        raise ValueError(f"expected a number from 0 to {largest:g}, got {text!r}")
+    return round(value, 4)
+
+
+def _write(value: Any) -> str:
+    if value is None:
+        return "any"
+    return f"{value:g}" if isinstance(value, float) else str(value)
+
+
+# -- widgets -------------------------------------------------------------------------------------
+
+
+def refuse_bad_link(models: Sequence[str]) -> list[str]:
+    """Take values that do not belong out of the URL before a widget reads them; say which."""
+    given = {key: st.query_params[key] for key in KEYS if key in st.query_params}
+    _, ignored = read(given, models)
+    for note in ignored:
+        del st.query_params[note.split("=")[0]]
+    if ignored:
+        st.session_state["ignored"] = ignored
+    return st.session_state.get("ignored", [])
+
+
+def panel(models: Sequence[str]) -> Params:
+    """Draw the controls and return what they say."""
+    with st.container(gap="small"):
+        top = st.container()
+        with st.expander("More settings", key="more"):
+            _more(models)
+    with top:
+        _few()
+    return read({key: st.session_state.get(key) for key in KEYS if _said(key)}, models)[0]
+
+
+def _said(key: str) -> bool:
+    return st.session_state.get(key) is not None
+
+
+def _few() -> None:
+    """The four controls a newcomer needs."""
+    options = ["any", *map(str, range(CLASSES))]
+    st.segmented_control(
+        "Digit",
+        options,
+        default=_write(DEFAULTS.label),
+        required=True,
+        key="label",
+        help="The class the model is asked for; any: it may draw what it likes.",
+        wrap=True,
+        bind="query-params",
+    )
+    guidance = st.session_state.get("guidance", DEFAULTS.guidance)
+    st.session_state["guidance_stop"] = guidance if guidance in STOPS else None
+    st.segmented_control(
+        "Guidance",
+        list(STOPS),
+        format_func=STOPS.__getitem__,
+        key="guidance_stop",
+        on_change=_take_stop,
+        help="How strongly to push towards the class. 0 ignores it, 1 follows it, more exaggerates "
+        "it (clearer, less varied). Any other value: More settings.",
+        wrap=True,
+    )
+    st.segmented_control(
+        "Steps",
+        STEPS,
+        default=DEFAULTS.steps,
+        required=True,
+        key="steps",
+        help="How many times the network cleans the noise before the pairs are written.",
+        wrap=True,
+        bind="query-params",
+    )
+    with st.container(horizontal=True, vertical_alignment="bottom", gap="small"):
+        st.number_input(
+            "Seed",
+            0,
+            LARGEST_SEED,
+            DEFAULTS.seed,
+            1,
+            key="seed",
+            bind="query-params",
+            help="The same seed and settings give the same sample, here and on any machine.",
+        )
+        st.button("New seed", icon=":material/casino:", on_click=_roll, key="dice")
+
+
+def _more(models: Sequence[str]) -> None:
+    """The controls a second look needs."""
+    st.number_input(
+        "Guidance, exactly",
+        0.0,
+        LARGEST_GUIDANCE,
+        DEFAULTS.guidance,
+        0.5,
+        key="guidance",
+        bind="query-params",
+    )
+    st.number_input(
+        "Temperature of the pairs",
+        0.0,
+        LARGEST_TEMPERATURE,
+        DEFAULTS.temperature,
+        0.1,
+        key="temperature",
+        help="0 always takes the most probable next pixel; 1 draws as the model has learned.",
+        bind="query-params",
+    )
+    st.segmented_control(
+        "Sampler",
+        SAMPLERS,
+        default=DEFAULTS.sampler,
+        required=True,
+        key="sampler",
+        help="DDIM walks straight; DDPM adds fresh noise at each step.",
+        bind="query-params",
+    )
+    st.number_input(
+        "Eta (noise in DDIM steps)",
+        0.0,
+        1.0,
+        DEFAULTS.eta,
+        0.1,
+        key="eta",
+        bind="query-params",
+        help="0: the start noise decides all; 1: as much fresh noise as DDPM, which ignores this.",
+    )
+    default = models.index(DEFAULTS.model) if DEFAULTS.model in models else 0
+    st.selectbox("Model", models, index=default, key="model", bind="query-params")
+    st.button("Reset all settings", on_click=_reset, key="reset")
+
+
+def choose_model(name: str) -> None:
+    """Select a model from another page; call it in a callback."""
+    st.session_state["model"] = name
+
+
+def _take_stop() -> None:
+    if st.session_state["guidance_stop"] is not None:
+        st.session_state["guidance"] = st.session_state["guidance_stop"]
+
+
+def _roll() -> None:
+    st.session_state["seed"] = secrets.randbelow(10_000)
+
+
+def _reset() -> None:
+    for key in KEYS:
+        value = getattr(DEFAULTS, key)
+        st.session_state[key] = _write(value) if key == "label" else value

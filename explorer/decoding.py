@@ -1,0 +1,179 @@
+"""What the Decode page remembers of a visitor: job in line, last result, its fork, a note."""
+
+import re
+import uuid
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import streamlit as st
+
+from explorer import exports, faults, models, recorded
+from explorer.controls import Params
+from explorer.jobs import Busy, JobQueue, State, Tick, View, Work
+from explorer.models import Loaded
+from explorer.recorded import Recorded
+from explorer.runs import Run, Shown, fork, generate, shown, stage
+
+
+@st.cache_resource(on_release=JobQueue.close)
+def queue() -> JobQueue:
+    """The one line of jobs of this process: one worker, one thread."""
+    return JobQueue(workers=1)
+
+
+# -- what the page asks --------------------------------------------------------------------------
+
+
+def current() -> Shown | None:
+    """The last finished sample."""
+    return st.session_state.get("shown")
+
+
+def forked() -> Shown | None:
+    """Its other continuation, where the visitor chose another pixel."""
+    return st.session_state.get("forked")
+
+
+def busy() -> bool:
+    """Whether this visitor has a job in line."""
+    return "ticket" in st.session_state
+
+
+def note() -> str:
+    """What to tell the visitor about the last job, if it gave no result."""
+    return st.session_state.get("note", "")
+
+
+def words(view: View) -> str:
+    """How a job stands, for people."""
+    if view.state is State.WAITING:
+        others = "1 run" if view.ahead == 1 else f"{view.ahead} runs"
+        return f"In line: {others} ahead of you, about {max(1, round(view.wait))} s"
+    return stage(view.fraction)
+
+
+def live_words(run: Run, other: Run | None) -> str:
+    """What is shown and how long it took, measured."""
+    p = run.params
+    what = "any digit" if p.label is None else f"digit {p.label}"
+    text = (
+        f"Live: {p.model}, {what}, guidance {p.guidance:g}, {p.steps} steps, seed {p.seed}. "
+        f"Measured here: latent {run.latent_seconds:.2f} s, pairs {run.pairs_seconds:.2f} s "
+        f"({run.device})."
+    )
+    if other is None:
+        return text
+    at, index = other.forks[-1]
+    return f"{text} Beside it: the same up to pair {at}, then {pixel(index, run)} instead."
+
+
+def pixel(index: int, run: Run) -> str:
+    """A pixel's name, or stop."""
+    return "stop" if index == run.sample.dim else f"pixel {index}"
+
+
+def link_note(params: Params) -> str:
+    """A word of warning where a link was made with other weights than those that are here."""
+    asked = st.query_params.get("sha", "")
+    card = next((card for card in models.generators() if card.name == params.model), None)
+    if card is None or not re.fullmatch(r"[0-9a-f]{8}", asked) or models.fault(card):
+        return ""
+    if models.sha(card.folder).startswith(asked):
+        return ""
+    return f"This link was made with another version of {card.name}; its result may differ."
+
+
+def page_url() -> str:
+    """This page's address without its query."""
+    return str(st.context.url or "").split("?")[0]
+
+
+# -- what a visitor does -------------------------------------------------------------------------
+
+
+def start(params: Params) -> None:
+    """Put a new sample in line."""
+    st.session_state.pop("ignored", None)
+    _submit(lambda loaded: partial(_sample, loaded, params), params.model)
+
+
+def follow(event: Any) -> None:
+    """Do what the visitor asked of the player: continue from another pixel."""
+    asked = getattr(event, "fork", None)
+    if not asked:
+        return
+    at, index = int(asked["at"]), int(asked["index"])
+    base = forked() if asked.get("scene") == 1 else current()
+    if base is None:
+        start = recorded.start()
+        _submit(
+            lambda loaded: partial(_fork_recorded, loaded, start, at, index), start.params.model
+        )
+    else:
+        run = base.run
+        _submit(lambda loaded: partial(_fork, loaded, run, at, index), run.params.model)
+    st.rerun()
+
+
+def stop() -> None:
+    """End the job; what was shown stays."""
+    if ticket := st.session_state.pop("ticket", None):
+        queue().cancel(ticket)
+
+
+def look() -> View | None:
+    """Ask how the job stands; when it is over, keep what it gave and return None."""
+    ticket = st.session_state.get("ticket")
+    if ticket is None:
+        return None
+    view = queue().look(ticket)
+    if view.state in (State.WAITING, State.RUNNING):
+        return view
+    del st.session_state["ticket"]
+    if view.state is State.DONE:
+        st.session_state.update(view.result)
+    st.session_state["note"] = view.sentence
+    return None
+
+
+def _submit(job: Callable[[Loaded], Work], model: str) -> None:
+    """Load the model and put the job in line, or say in one sentence why not."""
+    st.session_state["note"] = ""
+    visitor = st.session_state.setdefault("visitor", uuid.uuid4().hex)
+    try:
+        st.session_state["ticket"] = queue().submit(visitor, job(models.load(model)))
+    except Busy as full:
+        st.session_state["note"] = str(full)
+    except Exception as error:
+        st.session_state["note"] = faults.sentence(error)
+
+
+# -- the jobs: what they return goes into the visitor's session ----------------------------------
+
+
+def _sample(loaded: Loaded, params: Params, tick: Tick) -> dict[str, Shown | None]:
+    run = generate(loaded.model, params, loaded.sha, tick)
+    return {"shown": _shown(run, loaded), "forked": None}
+
+
+def _fork(loaded: Loaded, run: Run, at: int, index: int, tick: Tick) -> dict[str, Shown | None]:
+    if loaded.sha != run.sha:
+        raise ValueError(
+            "The checkpoint has changed since this sample was made; generate it again."
+        )
+    return {"forked": _shown(fork(loaded.model, run, at, index, tick), loaded)}
+
+
+def _fork_recorded(
+    loaded: Loaded, start: Recorded, at: int, index: int, tick: Tick
+) -> dict[str, Shown | None]:
+    """Make the recorded sample again, make sure that it is the same, and fork it."""
+    run = generate(loaded.model, start.params, loaded.sha, tick)
+    if run.sample.pairs(0)[0].tolist() != start.scene["pairs"]["index"]:
+        raise ValueError("This recording was made with another checkpoint; press Generate first.")
+    return {"shown": Shown(run, start.scene), **_fork(loaded, run, at, index, tick)}
+
+
+def _shown(run: Run, loaded: Loaded) -> Shown:
+    return shown(run, exports.recipe(run), loaded.cloud)

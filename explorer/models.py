@@ -1,0 +1,163 @@
+"""Checkpoints for the pages: loaded once a process, shared by all, keyed by their bytes."""
+
+import hashlib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import streamlit as st
+import torch
+
+from sed_core import hub
+from sed_core.hub import Card, CheckpointError
+from sed_core.sed import SED
+from sed_core.store import MANIFEST, verify
+
+torch.set_num_threads(1)  # one job, one thread: faster here than two, and safe beside others
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """A model, the sha256 of its manifest, the map of its training latents (None: it has none)."""
+
+    model: SED
+    sha: str
+    cloud: dict[str, Any] | None
+
+
+def cards() -> list[Card]:
+    """All shipped checkpoints."""
+    return hub.shipped()
+
+
+def generators() -> list[Card]:
+    """The shipped checkpoints that make samples."""
+    return [card for card in cards() if card.family == SED.__name__]
+
+
+def sha(folder: Path) -> str:
+    """sha256 of a checkpoint's manifest, which itself holds the sha256 of every other file."""
+    try:
+        return hashlib.sha256((folder / MANIFEST).read_bytes()).hexdigest()
+    except OSError:
+        raise CheckpointError(_missing(folder.name)) from None
+
+
+def load(name: str) -> Loaded:
+    """A shipped checkpoint by name, loaded at most once while its manifest stays the same."""
+    for card in generators():
+        if card.name == name:
+            return _load(name, sha(card.folder), "cuda" if torch.cuda.is_available() else "cpu")
+    raise CheckpointError(_missing(name))
+
+
+@st.cache_resource(max_entries=4, show_spinner=False)
+def _load(name: str, sha: str, device: str) -> Loaded:
+    model = hub.load(name, device=device)
+    assert isinstance(model, SED)
+    try:
+        cloud = hub.latents(name)
+    except CheckpointError:  # a model is complete without its map
+        cloud = None
+    return Loaded(model, sha, cloud)
+
+
+def fault(card: Card) -> str:
+    """What is wrong with a checkpoint's files, in one sentence; empty if nothing is."""
+    try:
+        return _fault(str(card.folder), sha(card.folder), _stamps(card.folder))
+    except CheckpointError as error:
+        return str(error)
+
+
+@st.cache_data(max_entries=32, show_spinner=False)
+def _fault(folder: str, sha: str, stamps: tuple[tuple[str, int, int], ...]) -> str:
+    try:
+        verify(Path(folder))
+    except CheckpointError as error:
+        return str(error)
+    return ""
+
+
+def _stamps(folder: Path) -> tuple[tuple[str, int, int], ...]:
+    """Size and time of each file: when one changes, its bytes are hashed again."""
+    files = sorted(path for path in folder.iterdir() if path.is_file())
+    return tuple((p.name, p.stat().st_size, p.stat().st_mtime_ns) for p in files)
+
+
+@st.cache_data(max_entries=32, show_spinner=False)
+def parameters(folder: str, sha: str) -> int:
+    """Number of weights, read from the header of the weight file."""
+    from safetensors import safe_open
+
+    with safe_open(Path(folder) / hub.WEIGHTS, "pt") as file:
+        names = list(file.keys())
+        return sum(_size(file.get_slice(name).get_shape()) for name in names)
+
+
+def _size(shape: list[int]) -> int:
+    return int(torch.Size(shape).numel())
+
+
+def _missing(name: str) -> str:
+    return (
+        f"The checkpoint {name!r:.60} is not here or has no {MANIFEST}; "
+        "fetch the repository's checkpoints folder again, or train it with 'sed-core train'."
+    )
+
+
+# -- what the Models page says -------------------------------------------------------------------
+
+
+def line(card: Card) -> dict[str, Any]:
+    """A checkpoint in one line of the table."""
+    broken = fault(card)
+    digest = "" if broken else sha(card.folder)
+    return {
+        "name": card.name,
+        "task": card.title,
+        "data": card.data,
+        "size": card.size,
+        "parameters": None if broken else parameters(str(card.folder), digest),
+        "zeros of data": _percent(card.zeros if card.family == SED.__name__ else None),
+        "zeros of samples": _percent(_zeros_of_samples(card)),
+        "licence": card.licence,
+        "data licence": card.data_licence,
+        "sha256": digest[:8],
+        "verified": "no" if broken else "yes",
+    }
+
+
+def snippet(card: Card) -> str:
+    """Python that loads a checkpoint and uses it."""
+    load = f'from sed_core import hub\n\nmodel = hub.load("{card.name}")'
+    if card.family != SED.__name__:
+        return load
+    return (
+        "from sed_core.chance import seeded\n"
+        f"{load}\n"
+        "samples = model.sample(16, label=3, guidance=2.0, generator=seeded(7))\n"
+        "samples.to_csr()  # scipy CSR: only the pairs, no zeros"
+    )
+
+
+def card_text(card: Card) -> str:
+    """The checkpoint's README, without its front matter."""
+    text = (card.folder / hub.README).read_text(encoding="utf-8")
+    if text.startswith("---\n") and "\n---\n" in text[4:]:
+        text = text[4:].split("\n---\n", 1)[1]
+    return text
+
+
+def measured(card: Card) -> list[dict[str, Any]]:
+    """What was wanted of a model and what was measured, from its metrics.json."""
+    targets = card.metrics().get("targets", [])
+    return [{**target, "met": "yes" if target["met"] else "no"} for target in targets]
+
+
+def _zeros_of_samples(card: Card) -> float | None:
+    return card.metrics().get("figures", {}).get("zero_share", {}).get("value")
+
+
+def _percent(share: float | None) -> str:
+    return "" if share is None else f"{share:.1%}"
