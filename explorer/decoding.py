@@ -4,6 +4,7 @@ import re
 import uuid
 from collections.abc import Callable
 from functools import partial
+from math import isqrt
 from typing import Any
 
 import streamlit as st
@@ -13,7 +14,7 @@ from explorer.controls import Params
 from explorer.jobs import Busy, JobQueue, State, Tick, View, Work
 from explorer.models import Loaded
 from explorer.recorded import Recorded
-from explorer.runs import Run, Shown, fork, generate, shown, stage
+from explorer.runs import GUESSES, Run, Shown, fork, generate, shown, stage
 
 
 @st.cache_resource(on_release=JobQueue.close)
@@ -60,7 +61,7 @@ def live_words(run: Run, other: Run | None) -> str:
     text = (
         f"Live: {p.model}, {what}, guidance {p.guidance:g}, {p.steps} steps, seed {p.seed}. "
         f"Measured here: latent {run.latent_seconds:.2f} s, pairs {run.pairs_seconds:.2f} s "
-        f"({run.device})."
+        f"({run.device}).{recorded.guess_words(min(GUESSES, p.steps), p.steps)}"
     )
     if other is None:
         return text
@@ -69,8 +70,11 @@ def live_words(run: Run, other: Run | None) -> str:
 
 
 def pixel(index: int, run: Run) -> str:
-    """A pixel's name, or stop."""
-    return "stop" if index == run.sample.dim else f"pixel {index}"
+    """A pixel's name as the player says it, or stop."""
+    if index == run.sample.dim:
+        return "stop"
+    row, column = divmod(index, isqrt(run.sample.dim))
+    return f"row {row}, column {column}"
 
 
 def link_note(params: Params) -> str:

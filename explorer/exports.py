@@ -17,7 +17,7 @@ from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
 from explorer import figures, scene
-from explorer.runs import Run, Shown
+from explorer.runs import GUESSES, Run, Shown
 
 PACKAGES = ("sparse-diffusion-explorer", "torch", "numpy")
 COLUMNS = (
@@ -30,11 +30,12 @@ def recipe(run: Run) -> dict[str, Any]:
     return {
         "recipe": run.stamp,
         "model": run.params.model,
-        "manifest_sha256": run.sha,
+        "model_sha256": run.sha,
         "parameters": asdict(run.params),
         "forks": [{"at": at, "index": index} for at, index in run.forks],
         "command": run.params.command(),
         "pairs": int(run.sample.nnz[0]),
+        "guesses_decoded": min(GUESSES, run.params.steps),
         "seconds": {"latent": round(run.latent_seconds, 3), "pairs": round(run.pairs_seconds, 3)},
         "device": run.device,
         "made": run.made,

@@ -11,14 +11,14 @@ import torch
 from sed_core import hub
 from sed_core.hub import Card, CheckpointError
 from sed_core.sed import SED
-from sed_core.store import MANIFEST, verify
+from sed_core.store import MANIFEST, read_manifest, verify
 
 torch.set_num_threads(1)  # one job, one thread: faster here than two, and safe beside others
 
 
 @dataclass(frozen=True)
 class Loaded:
-    """A model, the sha256 of its manifest, the map of its training latents (None: it has none)."""
+    """A model, the sha256 of what makes its samples, and the map of its training latents."""
 
     model: SED
     sha: str
@@ -36,11 +36,15 @@ def generators() -> list[Card]:
 
 
 def sha(folder: Path) -> str:
-    """sha256 of a checkpoint's manifest, which itself holds the sha256 of every other file."""
-    try:
-        return hashlib.sha256((folder / MANIFEST).read_bytes()).hexdigest()
-    except OSError:
-        raise CheckpointError(_missing(folder.name)) from None
+    """sha256 of what makes the samples: configuration and weights, as the manifest names them.
+
+    New figures or a new card leave it as it is.
+    """
+    if not (folder / MANIFEST).is_file():
+        raise CheckpointError(_missing(folder.name))
+    manifest = read_manifest(folder)
+    parts = [manifest[name].sha256 for name in (hub.CONFIG, hub.WEIGHTS) if name in manifest]
+    return hashlib.sha256("".join(parts).encode()).hexdigest()
 
 
 def load(name: str) -> Loaded:

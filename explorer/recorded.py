@@ -39,8 +39,16 @@ class Recorded:
         what = "any digit" if p.label is None else f"digit {p.label}"
         return (
             f"Recorded, not live: {p.model}, {what}, guidance {p.guidance:g}, {p.steps} steps, "
-            f"seed {p.seed}. Recipe {self.recipe['recipe']}."
+            f"seed {p.seed}, recipe {self.recipe['recipe']}."
+            f"{guess_words(self.recipe['guesses_decoded'], p.steps)}"
         )
+
+
+def guess_words(decoded: int, steps: int) -> str:
+    """Says so where not every guess on the way has its own picture."""
+    if decoded >= steps:
+        return ""
+    return f" {decoded} of the {steps} guesses on the way are decoded; each stays until the next."
 
 
 @st.cache_data(max_entries=4)

@@ -19,6 +19,7 @@ from sed_core.sparse import SparseBatch
 from sed_core.stream import Step, Trace, last
 
 Tick = Callable[[float], None]
+GUESSES = 25  # decoded guesses on the way; more cost more time than the sample itself
 LATENT, PAIRS = 0.1, 0.5  # shares of the progress bar that are done when a stage ends
 STAGES = {
     LATENT: "Noise to latent",
@@ -32,7 +33,7 @@ class Run:
     """One sample: its trace, the guesses on the way, measured seconds.
 
     `chance` is the generator's state where the pairs began; `guesses` has a row for each latent
-    step; `forks` are the (place, index) where another pair was chosen, in order.
+    step (see `_guesses`); `forks` are the (place, index) where another pair was chosen, in order.
     """
 
     params: Params
@@ -128,7 +129,8 @@ def fork(model: SED, run: Run, at: int, index: int, tick: Tick) -> Run:
         )
         rest = list(_watched(rest, tick, 0.0, 1.0))
         seconds = time.perf_counter() - begun
-    trace = Trace((*run.latent_steps, *steps[:at], *rest))
+    kept: tuple[Step[Any], ...] = (*run.latent_steps, *steps[:at])
+    trace = Trace((*kept, *rest))
     forks = (*(earlier for earlier in run.forks if earlier[0] < at), (at, index))
     return replace(run, trace=trace, pairs_seconds=seconds, made=_now(), forks=forks)
 
@@ -152,11 +154,19 @@ def _decode(
 
 
 def _guesses(model: SED, latent: list[Step[Tensor]], tick: Tick) -> SparseBatch:
-    """What the latent guess of each step would become, decoded together without chance."""
-    z0 = torch.cat([step.x if step.x0 is None else step.x0 for step in latent])
-    chance = split(seeded(0), len(latent))
+    """What the latent guesses would become, decoded together without chance: a row a step.
+
+    At most GUESSES of them are decoded; a step between two of these keeps the earlier picture.
+    """
+    count = min(GUESSES, len(latent))
+    places = torch.linspace(0, len(latent) - 1, count).round().long()
+    guesses = [step.x if step.x0 is None else step.x0 for step in latent]
+    z0 = torch.cat([guesses[place] for place in places.tolist()])
+    chance = split(seeded(0), count)
     steps = model.decode(z0, temperature=0, value_temperature=0, generator=chance, detail=False)
-    return last(_watched(steps, tick, PAIRS, 1.0))
+    decoded = last(_watched(steps, tick, PAIRS, 1.0))
+    rows = torch.searchsorted(places, torch.arange(len(latent)), right=True) - 1
+    return decoded[rows]
 
 
 def _watched(
@@ -197,7 +207,7 @@ def shown(run: Run, recipe: Mapping[str, Any], cloud: Mapping[str, Any] | None) 
         height=side,
         guesses=run.guesses,
         cloud=cloud,
-        title="Original",
+        title="Your choice" if run.forks else "Original",
         fork={"at": run.forks[0][0], "index": run.forks[0][1]} if run.forks else None,
         seconds={"latent": run.latent_seconds, "pairs": run.pairs_seconds},
         recipe=recipe,

@@ -30,7 +30,13 @@ class IndexHead(Protocol):
     ) -> Float[Tensor, "B classes"]: ...
 
     def pick(
-        self, h: Tensor, last: Tensor, base: Base, u: Tensor, temperature: float, used: Used = None
+        self,
+        h: Tensor,
+        last: Tensor,
+        base: Base,
+        u: Tensor,
+        temperature: float = 1.0,
+        used: Used = None,
     ) -> Int[Tensor, " B"]: ...
 
 
@@ -77,8 +83,20 @@ class FlatHead(nn.Module):
         temperature: float = 1.0,
         used: Used = None,
     ) -> Int[Tensor, " B"]:
-        """Draw the next index by inverting the law's distribution function at u."""
-        return invert(self.law(h, last, base, temperature, used), u)
+        """Draw the next index by inverting the law's distribution function at u.
+
+        What no row can choose any more is not scored: half of the head, over a whole decoding.
+        """
+        start = int(last.min()) + 1
+        logits = F.linear(h, self.linear.weight[start:], self.linear.bias[start:])
+        if base is not None:
+            logits.add_(base[:, start:])
+        if len(h) > 1:
+            classes = torch.arange(start, self.dim + 1, device=h.device)
+            logits.masked_fill_(classes <= last[:, None], NEVER)
+        if used is not None:
+            logits.masked_fill_(F.pad(used[:, 0], (0, 1))[:, start:], NEVER)
+        return start + invert(tempered(logits, temperature), u)
 
     def logits(
         self, h: Float[Tensor, "B N W"], last: Int[Tensor, "B N"], base: Base, used: Used = None
@@ -228,15 +246,15 @@ def tempered(logits: Tensor, temperature: float) -> Tensor:
     """Softmax of logits / temperature in at least float32; at temperature 0 all on the largest."""
     if temperature == 0:
         return F.one_hot(logits.argmax(-1), logits.shape[-1]).to(torch.float32)
-    return (
-        (logits.float() if logits.dtype != torch.float64 else logits).div(temperature).softmax(-1)
-    )
+    logits = logits if logits.dtype == torch.float64 else logits.float()
+    return (logits if temperature == 1 else logits / temperature).softmax(-1)
 
 
 def invert(law: Float[Tensor, "B classes"], u: Float[Tensor, " B"]) -> Int[Tensor, " B"]:
     """The first class whose distribution function exceeds u in [0, 1)."""
-    below = law.double().cumsum(-1)
-    return (below <= (u.double() * below[:, -1])[:, None]).sum(-1).clamp_max(law.shape[-1] - 1)
+    below = law.cumsum(-1, dtype=torch.float64)
+    aim = (u * below[:, -1])[:, None]
+    return torch.searchsorted(below, aim, right=True)[:, 0].clamp_max(law.shape[-1] - 1)
 
 
 def hazard_law(logit: Float[Tensor, "B D"]) -> Float[Tensor, "B classes"]:

@@ -39,33 +39,6 @@ class DimensionEncoding(nn.Module):
         return dimension_encoding(index, self.width, self.base)
 
 
-class KVCache:
-    """Keys and values of every layer for the tokens so far, in memory taken ahead of need.
-
-    An object of one sampling call, never of a module.
-    """
-
-    def __init__(
-        self, layers: int, rows: int, heads: int, width: int, like: Tensor, size: int = 256
-    ):
-        shape = (layers, rows, heads, size, width // heads)
-        self.key, self.value = like.new_empty(shape), like.new_empty(shape)
-        self.length = 0
-
-    def append(self, layer: int, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
-        """Store one token's key and value (B, H, 1, W/H); return those of all tokens so far."""
-        if self.length == self.key.shape[3]:
-            self.key, self.value = (torch.cat([x, x], 3) for x in (self.key, self.value))
-        end = self.length + 1
-        self.key[layer, :, :, self.length] = key[:, :, 0]
-        self.value[layer, :, :, self.length] = value[:, :, 0]
-        return self.key[layer, :, :, :end], self.value[layer, :, :, :end]
-
-    def keep(self, rows: Int[Tensor, " K"]) -> None:
-        """Go on with these rows only."""
-        self.key, self.value = self.key[:, rows], self.value[:, rows]
-
-
 class Attention(nn.Module):
     """Multi-head self-attention."""
 
@@ -81,21 +54,13 @@ class Attention(nn.Module):
         *,
         valid: Bool[Tensor, "B N"] | None = None,
         causal: bool = False,
-        cache: KVCache | None = None,
-        layer: int = 0,
     ) -> Float[Tensor, "B N W"]:
-        query, key, value = self._heads(x)
-        if cache is not None:
-            key, value = cache.append(layer, key, value)
-        mask = None if valid is None else valid[:, None, None, :]
-        mixed = F.scaled_dot_product_attention(query, key, value, mask, is_causal=causal)
-        return self.out(mixed.transpose(1, 2).reshape(x.shape))
-
-    def _heads(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         rows, tokens, width = x.shape
         split = self.qkv(x).view(rows, tokens, 3, self.heads, width // self.heads)
         query, key, value = split.permute(2, 0, 3, 1, 4).unbind(0)
-        return query, key, value
+        mask = None if valid is None else valid[:, None, None, :]
+        mixed = F.scaled_dot_product_attention(query, key, value, mask, is_causal=causal)
+        return self.out(mixed.transpose(1, 2).reshape(x.shape))
 
 
 class Block(nn.Module):
@@ -122,13 +87,70 @@ class Block(nn.Module):
         shift: Float[Tensor, "B 1 W"] | None = None,
         valid: Bool[Tensor, "B N"] | None = None,
         causal: bool = False,
-        cache: KVCache | None = None,
-        layer: int = 0,
     ) -> Float[Tensor, "B N W"]:
         normed = self.attention_norm(x)
-        x = x + self.attention(normed, valid=valid, causal=causal, cache=cache, layer=layer)
+        x = x + self.attention(normed, valid=valid, causal=causal)
         x = x if shift is None else x + shift
         return x + self.down(F.gelu(self.up(self.mlp_norm(x))))
+
+
+class CachedBlock:
+    """A causal `Block` that is fed one token a row at a time and remembers keys and values.
+
+    The same function in a third of the time: no module calls, two-dimensional products with
+    weights turned beforehand, and shift, bias and residual inside them. Memory is taken ahead of
+    need. An object of one sampling call, never of a module.
+    """
+
+    def __init__(
+        self, block: Block, shift: Float[Tensor, "B 1 W"] | None, rows: int, size: int = 256
+    ):
+        qkv, out = block.attention.qkv, block.attention.out
+        self.block, self.heads, self.length = block, block.attention.heads, 0
+        self.qkv, self.out, self.up, self.down = (
+            linear.weight.t().contiguous() for linear in (qkv, out, block.up, block.down)
+        )
+        moved = out.bias.expand(rows, -1)
+        self.shift = moved if shift is None else moved + shift[:, 0]
+        width = out.in_features // self.heads
+        self.memory = moved.new_empty(2, rows, self.heads, size, width)  # keys, then values
+
+    def advance(self, x: Float[Tensor, "B W"]) -> Float[Tensor, "B W"]:
+        """The block's output for the next token of every row."""
+        block, rows = self.block, len(x)
+        triple = torch.addmm(block.attention.qkv.bias, _norm(block.attention_norm, x), self.qkv)
+        heads = triple.view(rows, 3, self.heads, 1, -1).transpose(0, 1)
+        mixed = _attend(heads[0], *self._remember(heads[1:]))
+        x = (x + self.shift).addmm_(mixed.reshape(x.shape), self.out)
+        hidden = F.gelu(torch.addmm(block.up.bias, _norm(block.mlp_norm, x), self.up))
+        return x.add_(block.down.bias).addmm_(hidden, self.down)
+
+    def keep(self, rows: Int[Tensor, " K"]) -> None:
+        """Go on with these rows only."""
+        old, self.shift = self.memory, self.shift[rows]
+        self.memory = old.new_empty(2, len(rows), *old.shape[2:])
+        self.memory[:, :, :, : self.length] = old[:, rows, :, : self.length]
+
+    def _remember(self, pair: Float[Tensor, "2 B H 1 C"]) -> tuple[Tensor, Tensor]:
+        """Store one token's key and value; return those of all tokens (B, H, N, C)."""
+        if self.length == self.memory.shape[3]:
+            self.memory = torch.cat([self.memory, self.memory], 3)
+        self.memory.narrow(3, self.length, 1).copy_(pair)
+        self.length += 1
+        key, value = self.memory.narrow(3, 0, self.length).unbind(0)
+        return key, value
+
+
+def _norm(norm: nn.LayerNorm, x: Tensor) -> Tensor:
+    return F.layer_norm(x, norm.normalized_shape, norm.weight, norm.bias, norm.eps)
+
+
+def _attend(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+    """Attention of one query a row; on a CPU, plain products win once there are many rows."""
+    if query.device.type != "cpu" or len(query) < 48:
+        return F.scaled_dot_product_attention(query, key, value)
+    weight = (query @ key.mT).mul_(query.shape[-1] ** -0.5).softmax(-1)
+    return weight @ value
 
 
 class FourierFeatures(nn.Module):

@@ -78,35 +78,37 @@ def train(
     if name == "judge-mnist":
         yield from _train_judge(out, seed, place)
     else:
-        yield from train_sed_digits("mnist", budget=budget, out=out, seed=seed, device=place)
+        yield from train_sed_digits(
+            name, digits.load("mnist", "train"), budget=budget, out=out, seed=seed, device=place
+        )
 
 
 def train_sed_digits(
-    name: Literal["mnist", "fashion_mnist"],
+    name: str,
+    data: digits.Digits,
     *,
     budget: Budget,
     out: Path,
     seed: int,
     device: torch.device,
     plan: Plan | None = None,
-    data: digits.Digits | None = None,
 ) -> Iterator[Progress]:
     """SED on digits in three stages, each resumable: draft, SAVAE, latent."""
-    plan = plan or PLANS[budget]
-    data = data or digits.load(name, "train")
-    batch = data.batch()
+    plan, batch = plan or PLANS[budget], data.batch()
     model = new_sed(digit_savae(batch), DenoiserConfig(latent=64, classes=10), seed=seed).to(device)
     model.savae.start_from(_counts(batch).to(device), len(batch))
     yield from _train_savae(model.savae, batch, plan, out, seed, device)
-    yield from _train_latent(model, batch, data.labels, plan.latent, out, seed)
-    command = f"sed-core train sed-{name.replace('_', '-')} --budget {budget} --seed {seed}"
+    mu, logvar = latents(model, batch)
+    model.standardise(mu)
+    mu, logvar = model.standard(mu, logvar)
+    yield from _train_latent(model, mu, logvar, data.labels, plan.latent, out, seed)
     hub.save(
         model,
         out / "checkpoint",
         metrics={"training": _conditions(model, plan, out, seed)},
-        card=f"# sed-{name}\n\nNot evaluated yet; `sed-core evaluate FOLDER --save` does it.\n",
-        recipe=command,
-        latents=latent_map(model, batch, data.labels),
+        card=f"# {name}\n\nNot evaluated yet; `sed-core evaluate FOLDER --save` does it.\n",
+        recipe=f"sed-core train {name} --budget {budget} --seed {seed}",
+        latents=latent_map(mu.cpu(), data.labels),
     )
 
 
@@ -158,14 +160,10 @@ def _train_savae(
 
 
 def _train_latent(
-    model: SED, batch: SparseBatch, labels: Tensor, size: Stage, out: Path, seed: int
+    model: SED, mu: Tensor, logvar: Tensor, labels: Tensor, size: Stage, out: Path, seed: int
 ) -> Iterator[Progress]:
     """The denoiser on posterior samples of all training rows; SAVAE stays as it is."""
-    raw, _ = latents(model, batch, raw=True)
-    model.standardise(raw)
-    mu, logvar = latents(model, batch)
-    sd = (logvar / 2).exp()
-    labels = labels.to(mu.device)
+    sd, labels = (logvar / 2).exp(), labels.to(mu.device)
 
     def loss(rows: Tensor, chance: torch.Generator) -> Loss:
         eps = torch.randn(len(rows), mu.shape[1], generator=chance).to(mu)
@@ -186,13 +184,12 @@ def _train_latent(
 
 @torch.no_grad()
 def latents(
-    model: SED, batch: SparseBatch, *, raw: bool = False, size: int = 500
+    model: SED, batch: SparseBatch, size: int = 500
 ) -> tuple[Float[Tensor, "n Z"], Float[Tensor, "n Z"]]:
-    """Posterior mean and log-variance of all rows, standardised unless `raw`."""
+    """Posterior mean and log-variance of all rows as SAVAE gives them, not standardised."""
     order = batch.nnz.argsort()  # rows of like length together
-    encode = model.savae.encode if raw else model.encode
     chunks = [order[first : first + size] for first in range(0, len(order), size)]
-    parts = [encode(batch[rows].to(model.device)) for rows in chunks]
+    parts = [model.savae.encode(batch[rows].to(model.device)) for rows in chunks]
     back = order.argsort().to(model.device)
     return torch.cat([mu for mu, _ in parts])[back], torch.cat([v for _, v in parts])[back]
 
@@ -202,15 +199,13 @@ def _counts(batch: SparseBatch) -> Tensor:
 
 
 @torch.no_grad()
-def latent_map(
-    model: SED, batch: SparseBatch, labels: Int[Tensor, " n"]
-) -> dict[str, Float[Tensor, "..."]]:
+def latent_map(z: Float[Tensor, "n Z"], labels: Int[Tensor, " n"]) -> dict[str, Tensor]:
     """The plane that tells the classes apart best (linear discriminants), and some latents in it.
 
     Returns:
         xy (n, 2), label (n,), project (Z, 2), origin (2,): z @ project + origin lies in the plane.
     """
-    z = latents(model, batch)[0].double().cpu()
+    z = z.double()
     project = discriminants(z, labels)
     origin = -(z.mean(0) @ project)
     some = torch.randperm(len(z), generator=seeded(0))[:MAP_POINTS]

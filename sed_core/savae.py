@@ -12,7 +12,7 @@ Source: Ostheimer et al., "Skipping the Zeros in Diffusion Models for Sparse Dat
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from math import log, pi
-from typing import Literal
+from typing import Literal, cast
 
 import torch
 import torch.nn.functional as F
@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from sed_core.chance import Chance, normal, split, uniform
 from sed_core.heads import BlockedHead, FlatHead, IndexHead, hazard_law
-from sed_core.nn import Block, DimensionEncoding, KVCache, masked_mean
+from sed_core.nn import Block, CachedBlock, DimensionEncoding, masked_mean
 from sed_core.sparse import SparseBatch, trusted
 from sed_core.stream import Step
 from sed_core.training import Loss
@@ -91,11 +91,10 @@ class ValueTransform:
         c = self.config
         if c.value_step:
             value = (value / c.value_step).round() * c.value_step
+        tiny, most = max(c.value_smallest, 1e-12), c.value_largest or None
         if not c.signed:
-            value = value.clamp_min(max(c.value_smallest, 1e-12))
-        tiny = max(c.value_smallest, 1e-12)
-        value = torch.where(value.abs() < tiny, torch.full_like(value, tiny).copysign(value), value)
-        return value.clamp(-c.value_largest, c.value_largest) if c.value_largest else value
+            return value.clamp(tiny, most)
+        return value.abs().clamp(tiny, most).copysign(value)
 
     def moments(self, mean: Tensor, sd: Tensor) -> tuple[Tensor, Tensor]:
         """Mean and standard deviation in data units of a Gaussian in standardised units."""
@@ -206,15 +205,18 @@ class PairDecoder(nn.Module):
             x = block(x, shift=shift, causal=True)
         return self.norm(x)
 
+    def cached(self, z: Float[Tensor, "B Z"], size: int = 256) -> list[CachedBlock]:
+        """The blocks for decoding one pair at a time, with room for `size` of them at first."""
+        both = zip(self.blocks, self.shifts(z), strict=True)
+        return [CachedBlock(cast(Block, b), shift, len(z), size) for b, shift in both]
+
     def advance(
-        self, token: Float[Tensor, "B 1 W"], shifts: list[Tensor | None], cache: KVCache
+        self, token: Float[Tensor, "B W"], layers: list[CachedBlock]
     ) -> Float[Tensor, "B W"]:
-        """The state after one more token; the cache grows by it."""
-        x = token
-        for layer, (block, shift) in enumerate(zip(self.blocks, shifts, strict=True)):
-            x = block(x, shift=shift, cache=cache, layer=layer)
-        cache.length += 1
-        return self.norm(x)[:, 0]
+        """The state after one more token a row, which the layers remember."""
+        for layer in layers:
+            token = layer.advance(token)
+        return self.norm(token)
 
     def first(self, z: Float[Tensor, "B Z"]) -> Float[Tensor, "B 1 W"]:
         """The token that stands before the pairs: BOS, or z itself where it is the prefix."""
@@ -420,6 +422,10 @@ class Draft:
         """Value means at the given dimensions."""
         return None if self.value is None else self.value.gather(1, index)
 
+    def value_of(self, index: Int[Tensor, " B"]) -> Float[Tensor, " B"] | None:
+        """Value mean at one dimension of each row."""
+        return None if self.value is None else self.value.gather(1, index[:, None])[:, 0]
+
     def keep(self, rows: Tensor) -> "Draft":
         """The same for some rows."""
         return Draft(*(None if part is None else part[rows] for part in (self.index, self.value)))
@@ -488,17 +494,16 @@ class _Decoding:
         self.model, self.decoder, self.dim = model, model.decoder, c.dim
         self.temperature = temperature
         self.value_temperature = 0.0 if c.value_law == "fixed" else value_temperature
-        self.cap = min(c.max_pairs or c.dim, c.dim)
+        self.cap, self.ordered = min(c.max_pairs or c.dim, c.dim), c.mask == "past"
         self.noise = _Noise(generators, z.device)
         self._prepare(z)
         rows = len(z)
         self.rows = torch.arange(rows, device=z.device)  # rows still computed
         self.alive = torch.ones(rows, dtype=torch.bool, device=z.device)
-        self.last = torch.full((rows,), -1, device=z.device)
         self.index = torch.zeros(rows, self.cap, dtype=torch.int64, device=z.device)
         self.value = torch.zeros(rows, self.cap, device=z.device)
-        self.count = torch.zeros(rows, dtype=torch.int64, device=z.device)
-        self.passed = torch.zeros(rows, dtype=torch.int64, device=z.device)
+        self.mask = torch.zeros(rows, self.cap, dtype=torch.bool, device=z.device)
+        self.passed = torch.zeros(rows, dtype=torch.int64, device=z.device)  # dimensions behind us
         self.used = (
             torch.zeros(rows, c.dim, dtype=torch.bool, device=z.device)
             if c.mask == "used"
@@ -509,105 +514,101 @@ class _Decoding:
 
     @torch.no_grad()
     def _prepare(self, z: Tensor) -> None:
-        c = self.model.config
         self.base = self.model.base(z)
-        self.shifts = self.decoder.shifts(z)
-        self.token = self.decoder.first(z)
-        self.cache = KVCache(c.decoder_layers, len(z), c.heads, c.width, z)
+        self.token = self.decoder.first(z)[:, 0]
+        self.layers = self.decoder.cached(z)
 
     @torch.no_grad()
     def advance(self, forced: _Forced, *, detail: bool) -> Step[SparseBatch]:
         """One more pair, or stop, for every row that goes on."""
-        h = self.decoder.advance(self.token, self.shifts, self.cache)
+        h = self.decoder.advance(self.token, self.layers)
         u, eps = self.noise.at(self.position)
         law, index = self._choose(h, u, detail)
         index = forced.index(self.position, index, self.rows)
         index = index if self.position < self.cap else torch.full_like(index, self.dim)
-        stopped = (index == self.dim) | ~self.alive
+        going = self.alive & (index < self.dim)
         pair_index = index.clamp_max(self.dim - 1)
-        base = self.base.value_at(pair_index[:, None])
-        mean, sd = self.decoder.value_law(h, pair_index, base if base is None else base[:, 0])
-        drawn = self.model.transform.inverse(mean + self.value_temperature * sd * eps)
+        mean, sd = self.decoder.value_law(h, pair_index, self.base.value_of(pair_index))
+        drawn = torch.addcmul(mean, sd, eps, value=self.value_temperature)
+        drawn = self.model.transform.inverse(drawn)
         value = forced.value(self.position, self.model.transform.repair(drawn), self.rows)
-        aux = self._aux(law, index, value, mean, sd, stopped) if law is not None else {}
-        self._write(pair_index, value, stopped)
+        aux = self._aux(law, index, value, mean, sd, going) if law is not None else {}
+        self._write(pair_index, value, going)
         return self._step(aux)
 
     def _choose(self, h: Tensor, u: Tensor, detail: bool) -> tuple[Tensor | None, Tensor]:
-        head, last, base = self.decoder.index_head, self.last, self.base.index
+        head, base = self.decoder.index_head, self.base.index
+        last = self.passed - 1 if self.ordered else torch.full_like(self.passed, -1)
         used = None if self.used is None else self.used[:, None]
         index = head.pick(h, last, base, u, self.temperature, used)
         return (head.law(h, last, base, self.temperature, used) if detail else None), index
 
-    def _write(self, index: Tensor, value: Tensor, stopped: Tensor) -> None:
+    def _write(self, index: Tensor, value: Tensor, going: Tensor) -> None:
         """Store the pairs of rows that go on, and drop rows once a quarter of them has stopped."""
-        self.alive = going = ~stopped
-        if self.position < self.cap:
-            rows = self.rows[going]
-            self.index[rows, self.position] = index[going]
-            self.value[rows, self.position] = value[going]
-            self.count[rows] = self.position + 1
-            self.passed[rows] = torch.maximum(self.passed[rows], index[going] + 1)
-        self.passed[self.rows[~self.alive]] = self.dim
-        if self.model.config.mask == "past":
-            self.last = torch.where(going, index, self.last)
-        elif self.used is not None:
-            self.used = self.used | (F.one_hot(index, self.dim).bool() & going[:, None])
         self.token = self.decoder.embed(
             index[:, None], self.model.transform.forward(value)[:, None]
-        )
+        )[:, 0]
+        passed, living = index + 1, int(going.sum())
+        if living < len(going):
+            passed = passed.masked_fill(~going, self.dim)
+            index, value = index.masked_fill(~going, 0), value.masked_fill(~going, 0.0)
+        if self.position < self.cap:
+            self.index[self.rows, self.position] = index
+            self.value[self.rows, self.position] = value
+            self.mask[self.rows, self.position] = going
+        self.passed = passed if self.ordered else torch.maximum(self.passed, passed)
+        if self.used is not None:
+            self.used[torch.arange(len(index), device=index.device), index] |= going
+        self.alive, self.finished = going, living == 0
         self.position += 1
-        living = int(self.alive.sum())
-        self.finished = living == 0
-        if 0 < living <= 0.75 * len(self.alive):
-            self._keep(self.alive.nonzero()[:, 0])
+        if 0 < living <= 0.75 * len(going):
+            self._keep(going.nonzero()[:, 0])
 
     def _keep(self, rows: Tensor) -> None:
-        self.rows, self.alive, self.last = self.rows[rows], self.alive[rows], self.last[rows]
+        self.rows, self.alive, self.passed = self.rows[rows], self.alive[rows], self.passed[rows]
         self.token, self.base = self.token[rows], self.base.keep(rows)
-        self.shifts = [None if shift is None else shift[rows] for shift in self.shifts]
         self.used = None if self.used is None else self.used[rows]
-        self.cache.keep(rows)
+        for layer in self.layers:
+            layer.keep(rows)
         self.noise.keep(rows)
 
     def _step(self, aux: Mapping[str, Tensor]) -> Step[SparseBatch]:
         """The pairs so far, as views that later steps leave alone."""
-        width = min(self.position, int(self.count.max()))
-        mask = torch.arange(width, device=self.count.device) < self.count[:, None]
-        x = trusted(self.index[:, :width], self.value[:, :width], mask, self.dim)
-        left = 0 if self.finished else self._longest_rest()
-        t = 0.0 if self.finished else 1 - int(self.passed.min()) / self.dim
-        return Step("pairs", self.position, self.position + left, t, x, None, aux)
-
-    def _longest_rest(self) -> int:
-        """Steps that may still come, stop included."""
+        width = self.position - self.finished  # the last step adds no pair to any row
+        x = trusted(self.index[:, :width], self.value[:, :width], self.mask[:, :width], self.dim)
+        passed = self.dim if self.finished else int(self.passed.min())
         room = self.cap - self.position
-        if self.model.config.mask == "past":
-            room = min(room, self.dim - 1 - int(self.last[self.alive].min()))
-        return room + 1
+        if self.ordered:
+            room = min(room, self.dim - passed)
+        left = 0 if self.finished else room + 1  # steps that may still come, stop included
+        return Step(
+            "pairs", self.position, self.position + left, 1 - passed / self.dim, x, None, aux
+        )
 
     def _aux(
-        self, law: Tensor, index: Tensor, value: Tensor, mean: Tensor, sd: Tensor, stopped: Tensor
+        self, law: Tensor, index: Tensor, value: Tensor, mean: Tensor, sd: Tensor, going: Tensor
     ) -> dict[str, Tensor]:
         """What a picture needs, for all rows; rows that had stopped before hold index -1."""
         mean, sd = self.model.transform.moments(mean, sd)
         top = law[:, :-1].topk(min(TOP, self.dim))
         parts = {
             "index": index,
-            "value": value.masked_fill(stopped, 0.0),
+            "value": value.masked_fill(~going, 0.0),
             "prob": law.gather(1, index[:, None])[:, 0],
             "stop": law[:, -1],
             "top_index": top.indices,
             "top_prob": top.values,
-            "mean": mean.masked_fill(stopped, 0.0),
-            "sd": sd.masked_fill(stopped, 0.0),
+            "mean": mean.masked_fill(~going, 0.0),
+            "sd": sd.masked_fill(~going, 0.0),
             "next": law,
         }
+        if bool(self.alive.all()) and len(self.rows) == len(self.index):
+            return parts
         return {name: self._spread(part, name) for name, part in parts.items()}
 
     def _spread(self, part: Tensor, name: str) -> Tensor:
         """From the rows still computed to all rows of the call."""
-        spread = part.new_full((len(self.count), *part.shape[1:]), -1 if "index" in name else 0)
+        spread = part.new_full((len(self.index), *part.shape[1:]), -1 if "index" in name else 0)
         spread[self.rows[self.alive]] = part[self.alive]
         return spread
 

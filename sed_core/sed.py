@@ -107,14 +107,19 @@ class SED(nn.Module):
 
     def encode(self, batch: SparseBatch) -> tuple[Float[Tensor, "B Z"], Float[Tensor, "B Z"]]:
         """Mean and log-variance of q(z | x), standardised."""
-        mu, logvar = self.savae.encode(self._checked(batch))
-        mean, sd = self._statistics()
-        return (mu - mean) / sd, logvar - 2 * sd.log()
+        return self.standard(*self.savae.encode(self._checked(batch)))
 
     def standardise(self, z: Float[Tensor, "B Z"]) -> None:
         """Take mean and sd of the training latents (as SAVAE gives them) as the standard."""
         self.get_buffer("latent_mean").copy_(z.mean(0))
         self.get_buffer("latent_sd").copy_(z.std(0).clamp_min(1e-6))
+
+    def standard(
+        self, mu: Float[Tensor, "B Z"], logvar: Float[Tensor, "B Z"]
+    ) -> tuple[Float[Tensor, "B Z"], Float[Tensor, "B Z"]]:
+        """SAVAE's posterior in standardised units."""
+        mean, sd = self._statistics()
+        return (mu - mean) / sd, logvar - 2 * sd.log()
 
     def draft(self, z: Float[Tensor, "B Z"]) -> tuple[Float[Tensor, "B D"], Float[Tensor, "B D"]]:
         """The draft head's view of z: probability of non-zero and mean value a dimension."""

@@ -14,11 +14,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from small import pairs, savae
 
 from sed_core.chance import seeded
 from sed_core.store import Store
 from sed_core.training import LengthBuckets, fit
-from small import pairs, savae
 
 CALLS = ("write", "rename", "mkdir", "fsync")
 DEATHS = (1, 4, 16, 19, 23, 26, 30, 33, 37, 41, 44, 48)  # calls that a child lives to make

@@ -4,9 +4,9 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from small import untouched_global_chance
 
 from sed_core.chance import normal, seeded, split, uniform
-from small import untouched_global_chance
 
 seeds = st.integers(0, 2**31)
 

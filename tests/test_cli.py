@@ -173,7 +173,10 @@ FAULTS = [
     (("sample", "nope"), "no shipped name"),
     (("sample", "judge"), "makes no samples"),
     (("sample", "tiny", "-n", 0), "rows must be a whole number"),
-    (("sample", "tiny", "-n", 10**9), "rows must be a whole number from 1 to 100000, got 1000000000"),
+    (
+        ("sample", "tiny", "-n", 10**9),
+        "rows must be a whole number from 1 to 100000, got 1000000000",
+    ),
     (("sample", "tiny", "--steps", 0), "steps must be"),
     (("sample", "tiny", "-n", 10**5, "--steps", 4000), "the limit is"),
     (("sample", "tiny", "--guidance", "nan"), "guidance must be a number"),

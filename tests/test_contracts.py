@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+from small import equal, pairs, sed, untouched_global_chance
 from torch import Tensor, nn
 
 from sed_core import hub
@@ -14,7 +15,6 @@ from sed_core.chance import seeded, split
 from sed_core.sparse import SparseBatch
 from sed_core.stream import Step, last, record
 from sed_core.training import fit
-from small import equal, pairs, sed, untouched_global_chance
 
 
 @dataclass(frozen=True)

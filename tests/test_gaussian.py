@@ -1,5 +1,6 @@
 """Gaussian diffusion: laws, closed forms, and the steps of a public peer."""
 
+import itertools
 from math import sqrt
 from typing import Any
 
@@ -7,6 +8,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from small import largest, untouched_global_chance
 from torch import Tensor
 
 from sed_core.chance import normal, seeded, split
@@ -23,7 +25,6 @@ from sed_core.gaussian import (
 )
 from sed_core.schedules import SCHEDULES, Cosine, Schedule
 from sed_core.stream import last, record
-from small import largest, untouched_global_chance
 
 every_schedule = pytest.mark.parametrize("schedule", SCHEDULES.values(), ids=SCHEDULES)
 MEAN, SD = 0.7, 0.4
@@ -83,7 +84,7 @@ def test_time_grid_falls_from_one_to_zero(steps: int) -> None:
     assert moves[0][0] == 1
     assert moves[-1][1] == 0
     assert all(t > s for t, s in moves)
-    assert all(a[1] == b[0] for a, b in zip(moves, moves[1:], strict=False))
+    assert all(a[1] == b[0] for a, b in itertools.pairwise(moves))
 
 
 @every_schedule
@@ -169,7 +170,7 @@ def test_ddim_converges_to_the_flow_at_first_order() -> None:
         )
         for n in (50, 100, 200, 400)
     ]
-    ratios = [a / b for a, b in zip(errors, errors[1:], strict=False)]
+    ratios = [a / b for a, b in itertools.pairwise(errors)]
     assert all(1.7 < ratio < 2.4 for ratio in ratios), ratios  # order one: halved each time
 
 

@@ -6,11 +6,11 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from small import largest, randomise
 from torch import Tensor
 
 from sed_core.chance import seeded
 from sed_core.heads import BlockedHead, FlatHead, hazard_law, invert, tempered
-from small import largest, randomise
 
 WIDTH = 6
 seeds = st.integers(0, 2**31)

@@ -5,20 +5,19 @@ from math import sqrt
 import numpy as np
 import pytest
 import torch
+from small import largest, randomise
 from torch import nn
 
 from sed_core.chance import seeded
 from sed_core.nn import (
     TABLE_LIMIT,
-    Attention,
     Block,
+    CachedBlock,
     DimensionEncoding,
-    KVCache,
     MLPUNet,
     dimension_encoding,
     masked_mean,
 )
-from small import largest, randomise
 
 GENES = 27_000
 
@@ -142,20 +141,21 @@ def test_an_untrained_block_is_the_identity() -> None:
     assert torch.equal(Block(8, 2)(x), x)
 
 
-@pytest.mark.parametrize("size", [2, 64])  # the small one has to grow twice
-def test_cached_attention_equals_causal_attention(size: int) -> None:
-    attention = randomise(Attention(16, 4), 3)
-    x = torch.randn(3, 7, 16, generator=seeded(0))
-    cache = KVCache(1, 3, 4, 16, x, size=size)
+@pytest.mark.parametrize("shifted", [False, True])
+@pytest.mark.parametrize(("rows", "size"), [(3, 2), (3, 64), (60, 8)])  # 2 has to grow twice
+def test_a_block_fed_by_tokens_equals_the_causal_block(rows: int, size: int, shifted: bool) -> None:
+    block = randomise(Block(16, 4), 3)
+    x = torch.randn(rows, 7, 16, generator=seeded(0))
+    shift = torch.randn(rows, 1, 16, generator=seeded(1)) if shifted else None
+    cached = CachedBlock(block, shift, rows, size)
     with torch.no_grad():
         for n in range(7):
-            found = attention(x[:, n : n + 1], cache=cache)
-            cache.length += 1
-            assert largest(found[:, 0], attention(x, causal=True)[:, n]) < 1e-5
+            found = cached.advance(x[:, n])
+            assert largest(found, block(x, shift=shift, causal=True)[:, n]) < 1e-5
             if n == 3:
-                rows = torch.tensor([2, 0])
-                cache.keep(rows)
-                x = x[rows]
+                kept = torch.randperm(rows, generator=seeded(2))[: rows - 1]
+                cached.keep(kept)
+                x, shift = x[kept], None if shift is None else shift[kept]
 
 
 # the rest ---------------------------------------------------------------------------------------

@@ -8,15 +8,14 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from small import ascending, equal, largest, pairs, savae
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode, sdpa_flop
 
 from sed_core.chance import seeded, split
-from sed_core.nn import KVCache
 from sed_core.savae import SAVAE, SAVAEConfig, ValueTransform, gaussian_nll, smallest_sd
 from sed_core.sparse import SparseBatch
 from sed_core.stream import last, record
-from small import ascending, equal, largest, pairs, savae
 
 seeds = st.integers(0, 2**31)
 MASKS = [
@@ -364,10 +363,9 @@ def test_stepwise_states_equal_teacher_forcing_in_double_precision(way) -> None:
     z, value = latent(model, len(batch)).double(), batch.value.double()
     with torch.no_grad():
         whole = model.decoder(batch.index, value, z)
-        c, shifts, token = model.config, model.decoder.shifts(z), model.decoder.first(z)
-        cache = KVCache(c.decoder_layers, len(z), c.heads, c.width, z, size=4)
+        token, layers = model.decoder.first(z), model.decoder.cached(z, size=4)
         for i in range(whole.shape[1]):
-            h = model.decoder.advance(token, shifts, cache)
+            h = model.decoder.advance(token[:, 0], layers)
             assert largest(h, whole[:, i]) < 1e-9
             if i < batch.index.shape[1]:
                 token = model.decoder.embed(batch.index[:, i : i + 1], value[:, i : i + 1])
@@ -486,12 +484,9 @@ def test_constrained_decodes_of_random_weights_are_valid(way) -> None:
     dim, rows = 12, 10_000 // len(PAST) + 1
     for seed in range(3):
         model = savae(dim, seed, **{**way, "max_pairs": 0})
-        steps = 0
-        for step in model.decode(
-            latent(model, rows // 3 + 1, seed), generator=seeded(seed), detail=False
-        ):
-            steps += 1
-        x = step.x
+        z = latent(model, rows // 3 + 1, seed)
+        states = [step.x for step in model.decode(z, generator=seeded(seed), detail=False)]
+        x, steps = states[-1], len(states)
         SparseBatch(x.index, x.value, x.mask, x.dim)  # ascending, in range, no zero, clean padding
         assert ascending(x)
         assert steps <= dim + 1
@@ -577,7 +572,8 @@ def test_same_prefix_and_chance_go_on_the_same(way) -> None:
 def test_a_fork_differs_after_the_chosen_pair_only(way) -> None:
     model = savae(**way)
     z = latent(model, 12)
-    longest = last(model.decode(z, generator=[seeded(5) for _ in range(12)], detail=False)).nnz.argmax()
+    chance = [seeded(5) for _ in range(12)]
+    longest = last(model.decode(z, generator=chance, detail=False)).nnz.argmax()
     z = z[longest][None]
     steps = record(model.decode(z, generator=seeded(5))).steps
     assert len(steps) > 4
@@ -692,14 +688,14 @@ def test_work_of_a_pair_is_the_formula() -> None:
     d, layers, s, t = 64, 3, 784, 40
     model = savae(s, width=d, heads=4, decoder_layers=layers, draft="none")
     z = latent(model, 1)
-    h, token, shifts = torch.zeros(1, d), model.decoder.first(z), model.decoder.shifts(z)
-    cache = KVCache(layers, 1, 4, d, z)
-    cache.length = t
+    h, token, blocks = torch.zeros(1, d), model.decoder.first(z)[:, 0], model.decoder.cached(z)
+    for block in blocks:
+        block.length = t
     last_index, u = torch.tensor([-1]), torch.zeros(1)
     kernel = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
     attention = {kernel: lambda q, k, v, *_, **__: sdpa_flop(q, k, v)}
     with FlopCounterMode(display=False, custom_mapping=attention) as counter, torch.no_grad():
-        model.decoder.advance(token, shifts, cache)
+        model.decoder.advance(token, blocks)
         model.decoder.index_head.pick(h, last_index, None, u, 1.0)
     formula = 12 * d**2 * layers + 2 * t * d * layers + d * (s + 1)
     assert counter.get_total_flops() / 2 == pytest.approx(formula, rel=0.05)

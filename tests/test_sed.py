@@ -4,13 +4,13 @@ import hashlib
 
 import pytest
 import torch
+from small import equal, largest, pairs, savae, sed, untouched_global_chance
 from torch import Tensor
 
 from sed_core.chance import seeded, split
 from sed_core.sed import SED
 from sed_core.stream import last, record
 from sed_core.training import fit
-from small import equal, largest, pairs, savae, sed, untouched_global_chance
 
 
 def latent(model: SED, rows: int, seed: int = 0) -> Tensor:
@@ -118,9 +118,8 @@ def test_streams_side_by_side_do_not_share_memory() -> None:
     model = sed()
     alone = end(model)
     a, b = (model.diffuse(4, steps=6, generator=seeded(seed)) for seed in (7, 8))
-    for step, _ in zip(a, b, strict=True):
-        pass
-    assert torch.equal(step.x, alone)
+    ends = [step.x for step, _ in zip(a, b, strict=True)]
+    assert torch.equal(ends[-1], alone)
 
 
 def test_self_conditioning_is_used_half_the_time_and_carries_no_gradient() -> None:
@@ -257,7 +256,6 @@ def test_ddpm_and_noisy_ddim_draw_their_own_noise() -> None:
     [
         ({"n": 0}, "number of samples must be a whole number of at least 1, got 0"),
         ({"steps": 0}, "steps must be a whole number of at least 1, got 0"),
-        ({"sampler": "euler"}, "sampler must be 'ddim' or 'ddpm', got 'euler'"),
         ({"eta": 1.5}, r"eta must be from 0 to 1, got 1\.5"),
         ({"eta": float("nan")}, "eta must be from 0 to 1, got nan"),
         ({"guidance": -1.0}, "guidance must be from 0 to 100, got -1"),
@@ -270,11 +268,13 @@ def test_ddpm_and_noisy_ddim_draw_their_own_noise() -> None:
 def test_arguments_that_do_not_fit_are_refused_at_once(options, message: str) -> None:
     model = sed()
     given = {"n": 2, "generator": seeded(0), **options}
-    try:
-        with pytest.raises(ValueError, match=message):
-            model.stream(given.pop("n"), **given)
-    except TypeError as error:  # jaxtyping's hook, there in tests only, may be first
-        assert "jaxtyping" in type(error).__module__
+    with pytest.raises(ValueError, match=message):
+        model.stream(given.pop("n"), **given)
+
+
+def test_an_unknown_sampler_is_refused() -> None:
+    with pytest.raises((ValueError, TypeError)):  # in tests jaxtyping's hook is there first
+        sed().stream(2, sampler="euler", generator=seeded(0))  # type: ignore[arg-type]
 
 
 def test_a_model_without_classes_takes_no_label() -> None:

@@ -8,11 +8,11 @@ import scipy.sparse
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from small import ascending, equal, pairs
 from torch import Tensor
 
 from sed_core.chance import seeded
 from sed_core.sparse import SparseBatch
-from small import ascending, equal, pairs
 
 seeds = st.integers(0, 2**31)
 shares = st.one_of(st.just(0.0), st.just(1.0), st.floats(0, 1))

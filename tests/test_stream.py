@@ -7,10 +7,10 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from small import equal, pairs
 
 from sed_core.chance import seeded
 from sed_core.stream import Step, Trace, every, last, record
-from small import equal, pairs
 
 seeds = st.integers(0, 2**31)
 

@@ -13,12 +13,13 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from small import largest, pairs, savae
 from torch import Tensor, nn
 
 from sed_core.chance import seeded
 from sed_core.store import Store
+from sed_core.stream import last
 from sed_core.training import Batches, LengthBuckets, Loss, best_precision, fit, shuffled
-from small import largest, pairs, savae
 
 HERE = Path(__file__).parent
 seeds = st.integers(0, 2**31)
@@ -113,7 +114,7 @@ def test_a_loss_that_is_not_finite_ends_the_run() -> None:
         total = layer(x).sum() / 0
         return Loss(total, {"a": total})
 
-    with pytest.raises(FloatingPointError, match="not finite at step 1 .*lower the learning rate"):
+    with pytest.raises(FloatingPointError, match=r"not finite at step 1 .*lower the learning rate"):
         next(run(layer, loss=loss))
 
 
@@ -261,16 +262,12 @@ def test_overfitting_reconstructs_every_support() -> None:
     model = savae(16, latent=16, width=32, pool_width=64, draft_width=64, value_step=0.05)
     loss = lambda rows, chance: model.loss(rows, generator=chance)  # noqa: E731
     options = {"lr": 6e-3, "warmup": 20, "ema": 0.9, "precision": "float32", "weight_decay": 0.0}
-    progress = None
-    for progress in fit(model, [batch] * 300, **options, generator=seeded(0), loss=loss):
+    for _ in fit(model, [batch] * 300, **options, generator=seeded(0), loss=loss):
         pass
-    assert progress is not None
     with torch.no_grad():
         mu, _ = model.encode(batch)
         index, _ = model.nll(batch, mu)
     assert (index.sum() / (batch.nnz.sum() + 32)).item() < 0.05  # nats a token
-    from sed_core.stream import last
-
     found = last(
         model.decode(mu, temperature=0, value_temperature=0, generator=seeded(0), detail=False)
     )

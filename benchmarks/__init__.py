@@ -1,0 +1,1 @@
+"""Speed, scaling and quality suites: ratios against peers, measured in one run."""
