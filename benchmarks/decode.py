@@ -1,6 +1,6 @@
 """How fast pairs are decoded: cached, uncached, and beside GPT-2 of the same shape.
 
-    python -m benchmarks.decode [--json] [--out benchmarks/results/decode.json]
+    python -m benchmarks.decode [--json] [--threads 1] [--out benchmarks/results/decode.json]
 
 All contenders have random weights, the same width, depth, heads and vocabulary (D dimensions and
 stop), draw from their law and add 150 tokens to every row of the batch. SED draws a value with
@@ -263,8 +263,10 @@ def table(found: dict[str, Any]) -> Table:
 def main(
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON, not a table.")] = False,
     out: Annotated[Path, typer.Option(help="Where the figures are kept.")] = RESULTS,
+    threads: Annotated[int, typer.Option(help="Of torch; the app decodes with one.")] = 1,
 ) -> None:
     """Measure decoding against its uncached self and against GPT-2 of the same shape."""
+    torch.set_num_threads(threads)
     found = report()
     out.parent.mkdir(parents=True, exist_ok=True)
     out.write_text(json.dumps(found, indent=1) + "\n")

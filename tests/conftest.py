@@ -2,6 +2,7 @@
 
 import os
 import socket
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,10 @@ import torch
 from hypothesis import HealthCheck, settings
 
 CHROMIUM = Path("/usr/bin/chromium")
+CHROMIUM_ARGS = [
+    "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--disable-background-networking",
+    "--disable-component-update", "--disable-sync", "--no-first-run",
+]  # fmt: skip
 
 settings.register_profile(
     "ours",
@@ -32,6 +37,17 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
         pytest.skip("needs the real data; set SED_DATA to its folder")
     if item.get_closest_marker("browser") and not CHROMIUM.exists():
         pytest.skip(f"needs Debian's chromium at {CHROMIUM}")
+
+
+@pytest.fixture(scope="session")
+def chromium() -> Iterator[Any]:
+    """The one browser of all browser tests: Playwright allows one a process."""
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=str(CHROMIUM), args=CHROMIUM_ARGS)
+        yield browser
+        browser.close()
 
 
 @pytest.fixture(autouse=True)

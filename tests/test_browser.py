@@ -23,10 +23,6 @@ pytestmark = [pytest.mark.browser, pytest.mark.timeout(180)]
 ROOT = Path(__file__).parents[1]
 SHIPPED = ROOT / "checkpoints"
 PAGES = {"": "Most of the data", "decode": "Decode", "models": "Models", "about": "About"}
-ARGS = [
-    "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--disable-background-networking",
-    "--disable-component-update", "--disable-sync", "--no-first-run",
-]  # fmt: skip
 # Opened at /decode, Streamlit first asks whether it lives at /decode/: two 404s that it expects.
 PROBES = ("/_stcore/health", "/_stcore/host-config")
 LOST = 'document.documentElement.scrollWidth > innerWidth || [...document.querySelectorAll("[data-testid=stMain]")].some((m) => m.scrollWidth > m.clientWidth)'  # noqa: E501
@@ -86,16 +82,6 @@ def _wait_until_it_answers(address, process):
         except OSError:
             time.sleep(0.2)
     raise AssertionError("the app did not answer")
-
-
-@pytest.fixture(scope="session")
-def chromium():
-    from playwright.sync_api import sync_playwright
-
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path="/usr/bin/chromium", args=ARGS)
-        yield browser
-        browser.close()
 
 
 class Visit:

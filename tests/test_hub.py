@@ -395,7 +395,8 @@ def test_every_card_of_ours_loads():
     for card in hub.shipped():
         if card.folder.is_dir():
             assert type(hub.load(card.name)).__name__ == card.family
-            assert card.size <= 4 << 20, "shipped weights are 4 MB at most"
+            assert card.size <= 8 << 20, "shipped weights are 8 MB at most"
+    assert sum(card.size for card in hub.shipped()) <= 30 << 20, "all of them 30 MB at most"
 
 
 # -- the Hub ---------------------------------------------------------------------------------------

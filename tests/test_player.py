@@ -21,21 +21,9 @@ axe = pytest.importorskip("axe_playwright_python.sync_playwright")
 
 pytestmark = pytest.mark.browser
 
-CHROMIUM = Path("/usr/bin/chromium")
-ARGS = [
-    "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--disable-background-networking",
-    "--disable-component-update", "--disable-sync", "--no-first-run",
-]  # fmt: skip
 FIRST = LATENT + 1  # the position of "no pair yet"
 
 Open = Callable[..., "playwright.Page"]
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator["playwright.Browser"]:
-    with playwright.sync_playwright() as driver:
-        path = str(CHROMIUM) if CHROMIUM.exists() else None
-        yield driver.chromium.launch(executable_path=path, args=ARGS)
 
 
 @pytest.fixture(scope="module")
@@ -49,7 +37,7 @@ def scenes() -> tuple[dict, dict]:
 
 
 @pytest.fixture
-def visit(browser: "playwright.Browser", tmp_path: Path) -> Iterator[Open]:
+def visit(chromium: "playwright.Browser", tmp_path: Path) -> Iterator[Open]:
     """Open a page; afterwards nothing may have gone to the console or to the network."""
     noise, requests, contexts = [], [], []
 
@@ -57,7 +45,7 @@ def visit(browser: "playwright.Browser", tmp_path: Path) -> Iterator[Open]:
         file = tmp_path / "page.html"
         file.write_text(text, encoding="utf-8")
         size = {"width": width, "height": 900}
-        contexts.append(browser.new_context(viewport=size, reduced_motion=motion, bypass_csp=True))
+        contexts.append(chromium.new_context(viewport=size, reduced_motion=motion, bypass_csp=True))
         page = contexts[-1].new_page()
         page.on("console", lambda message: noise.append(message.text))
         page.on("pageerror", lambda error: noise.append(str(error)))
@@ -398,9 +386,9 @@ def _wait_for(address: str) -> None:
 
 
 def test_in_streamlit_it_plays_without_reruns_and_reports_where_it_stopped(
-    browser: "playwright.Browser", server: str
+    chromium: "playwright.Browser", server: str
 ) -> None:
-    context = browser.new_context()
+    context = chromium.new_context()
     page = context.new_page()
     page.goto(server)
     player = page.locator(".sed")

@@ -415,16 +415,21 @@ def test_decoded_laws_equal_teacher_forced_laws(way) -> None:
 
 
 @past_ways
-def test_decoded_log_probs_add_up_to_the_nll(way) -> None:
+def test_decoded_laws_add_up_to_the_nll(way) -> None:
     model = savae(**way)
     z = latent(model, 6)
     steps = record(model.decode(z, generator=seeded(3))).steps
-    total = torch.zeros(6, dtype=torch.float64)
+    of_index, of_value = torch.zeros(2, 6, dtype=torch.float64)
     for step in steps:
         alive = step.aux["index"] >= 0
-        total -= torch.where(alive, step.aux["prob"].double().log(), 0.0)
-    index, _ = model.nll(steps[-1].x, z)
-    assert largest(total, index.double()) < 1e-3  # some thirty float32 logs a row
+        of_index -= torch.where(alive, step.aux["prob"].double().log(), 0.0)
+        chose = alive & (step.aux["index"] < model.config.dim)
+        value, mean, sd = (step.aux[name].double() for name in ("value", "mean", "sd"))
+        density = gaussian_nll(value, mean, sd.clamp_min(1e-9)) - log(model.config.value_sd)
+        of_value += torch.where(chose, density, 0.0)
+    index, value = model.nll(steps[-1].x, z)
+    assert largest(of_index, index.double()) < 1e-3  # some thirty float32 logs a row
+    assert torch.allclose(of_value, value.double(), rtol=1e-3, atol=1e-3)
 
 
 # decoding ---------------------------------------------------------------------------------------
@@ -450,6 +455,23 @@ def test_each_row_is_the_same_alone(way) -> None:
     for k in range(n):
         chance = split(seeded(3), n)[k : k + 1]
         alone = last(model.decode(z[k : k + 1], generator=chance, detail=False))
+        assert torch.equal(alone.pairs(0)[0], whole.pairs(k)[0])
+        assert largest(alone.pairs(0)[1], whole.pairs(k)[1]) < 1e-4
+
+
+@pytest.mark.parametrize("head", ["flat", "blocked"])
+def test_long_rows_are_the_same_alone_after_others_have_left(head) -> None:
+    """Beyond the first chunk of noise, and with two rows of three dropped at the first step."""
+    model, n = savae(150, index_head=head), 6
+    with torch.no_grad():
+        model.draft_head.logit.bias += 2.0
+    z, first = latent(model, n), torch.tensor([150, 0, 150, 150, 150, 0])
+    whole = last(model.decode(z, choose=first, generator=seeded(3), detail=False))
+    assert whole.nnz[first > 0].tolist() == [0] * 4
+    for k in (1, 5):
+        assert whole.nnz[k] > 80
+        chance = split(seeded(3), n)[k : k + 1]
+        alone = last(model.decode(z[[k]], choose=first[[k]], generator=chance, detail=False))
         assert torch.equal(alone.pairs(0)[0], whole.pairs(k)[0])
         assert largest(alone.pairs(0)[1], whole.pairs(k)[1]) < 1e-4
 
@@ -693,8 +715,11 @@ def test_work_of_a_pair_is_the_formula() -> None:
         block.length = t
     last_index, u = torch.tensor([-1]), torch.zeros(1)
     kernel = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
-    attention = {kernel: lambda q, k, v, *_, **__: sdpa_flop(q, k, v)}
-    with FlopCounterMode(display=False, custom_mapping=attention) as counter, torch.no_grad():
+    counted = {
+        kernel: lambda q, k, v, *_, **__: sdpa_flop(q, k, v),
+        torch.ops.aten.addmm_: lambda _, a, b, **__: 2 * a[0] * a[1] * b[1],
+    }
+    with FlopCounterMode(display=False, custom_mapping=counted) as counter, torch.no_grad():
         model.decoder.advance(token, blocks)
         model.decoder.index_head.pick(h, last_index, None, u, 1.0)
     formula = 12 * d**2 * layers + 2 * t * d * layers + d * (s + 1)
