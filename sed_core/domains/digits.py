@@ -7,7 +7,6 @@ and this module keeps no copies of its own.
 
 import hashlib
 import io
-import os
 import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -20,6 +19,7 @@ from jaxtyping import Int64, UInt8
 from numpy.typing import NDArray
 from torch import Tensor
 
+from sed_core.domains.source import DataError, check, in_folder, looked, read_known
 from sed_core.sparse import Rows, SparseBatch
 
 Levels = NDArray[np.uint8]
@@ -37,10 +37,6 @@ CREDITS: Mapping[str, str] = {
     "mnist": "Yann LeCun and Corinna Cortes, CC BY-SA 3.0",
     "fashion_mnist": "Zalando SE, MIT",
 }
-
-
-class DataError(ValueError):
-    """Data that is missing or not what it should be, in one sentence that says what to do."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -112,7 +108,7 @@ def load(name: str = "mnist", split: str = "train", *, allow_network: bool = Fal
     if split not in ("train", "test"):
         raise DataError(f"split must be train or test, got {split!r}")
     source = _SOURCES[name]
-    if file := _in_folder(source):
+    if file := in_folder(source.file):
         return _from_npz(file, source.sha256, split)
     if parquet := _in_cache(source, split):
         return _from_parquet(parquet, source, split)
@@ -122,33 +118,19 @@ def load(name: str = "mnist", split: str = "train", *, allow_network: bool = Fal
 
 
 def _missing(name: str, source: _Source) -> str:
-    folder = os.environ.get("SED_DATA")
-    looked = f"SED_DATA ({folder}) holds no {source.file}" if folder else "SED_DATA is not set"
     return (
-        f"the {name} pictures are not on this machine: {looked}, and the Hugging Face cache holds "
-        f"no {source.repo}; set SED_DATA to the folder with {source.file}, or allow the network"
+        f"the {name} pictures are not on this machine: {looked(source.file)}, and the Hugging Face "
+        f"cache holds no {source.repo}; set SED_DATA to the folder with {source.file}, or allow "
+        "the network"
     )
 
 
 # the npz in SED_DATA ----------------------------------------------------------------------------
 
 
-def _in_folder(source: _Source) -> Path | None:
-    """The file of this set under SED_DATA, if there is one."""
-    folder = os.environ.get("SED_DATA")
-    file = Path(folder).expanduser() / source.file if folder else None
-    return file if file and file.is_file() else None
-
-
 def _from_npz(file: Path, sha256: str, split: str) -> Digits:
     """Hash the bytes, then decode the very same bytes."""
-    try:
-        data = file.read_bytes()
-    except OSError as error:
-        raise DataError(
-            f"{file} cannot be read ({error.strerror}); check its permissions"
-        ) from error
-    _check(hashlib.sha256(data).hexdigest(), sha256, f"the file {file}", "copy it again")
+    data = read_known(file, sha256)
     try:
         with np.load(io.BytesIO(data), allow_pickle=False) as arrays:
             return _digits(arrays[f"x_{split}"], arrays[f"y_{split}"])
@@ -161,14 +143,6 @@ def _from_npz(file: Path, sha256: str, split: str) -> Digits:
 def _digits(images: Levels, labels: Levels) -> Digits:
     flat = np.ascontiguousarray(images, dtype=np.uint8).reshape(len(images), -1)
     return Digits(torch.from_numpy(flat), torch.from_numpy(labels.astype(np.int64)))
-
-
-def _check(got: str, wanted: str, what: str, remedy: str) -> None:
-    if got != wanted:
-        raise DataError(
-            f"{what} is not the one we know: wanted sha256 {wanted[:12]}..., got {got[:12]}...; "
-            f"{remedy}"
-        )
 
 
 # the official source ----------------------------------------------------------------------------
@@ -212,7 +186,7 @@ def _from_parquet(file: Path, source: _Source, split: str) -> Digits:
             "delete it and fetch it again"
         ) from error
     got = content_hash(images, labels)
-    _check(
+    check(
         got,
         source.content[split],
         f"{source.repo} ({split})",
