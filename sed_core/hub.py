@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from torch.nn.modules.module import register_module_parameter_registration_hook
 
 from sed_core import remote, weights
+from sed_core.baselines import DDPM, LDM, SARM, SparsityBits
 from sed_core.metrics.judge import DigitJudge
 from sed_core.sed import SED
 from sed_core.store import (
@@ -50,7 +51,9 @@ __all__ = [
     "shipped",
 ]
 
-FAMILIES: Mapping[str, type[nn.Module]] = {"SED": SED, "DigitJudge": DigitJudge}
+FAMILIES: Mapping[str, type[nn.Module]] = {
+    family.__name__: family for family in (SED, DDPM, SparsityBits, LDM, SARM, DigitJudge)
+}
 FORMAT_VERSION = 1
 CONFIG, WEIGHTS, LATENTS = "config.json", weights.WEIGHTS, "latents.safetensors"
 METRICS, README = "metrics.json", "README.md"
@@ -294,7 +297,7 @@ def _read_config(folder: Path) -> tuple[type[nn.Module], dict[str, Any]]:
             f"{where} asks for family {values['family']!r:.60}, this sed-core knows "
             f"{', '.join(FAMILIES)}; update sed-core"
         )
-    known = cast("Mapping[str, type[Any]]", vars(family)["CONFIGS"])
+    known = cast("Mapping[str, type[Any]]", family.CONFIGS)  # type: ignore[attr-defined]
     parts = exactly(values["configs"], dict.fromkeys(known, dict), where)
     return family, {name: _read_part(known[name], parts[name], where) for name in known}
 

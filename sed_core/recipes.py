@@ -1,72 +1,120 @@
 """How each shipped checkpoint is trained: one recipe, two budgets, the device found by itself."""
 
-from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import asdict
 from datetime import date
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import Any, Literal, TypeVar
 
 import torch
-from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from sed_core import hub
+from sed_core.baselines import (
+    DDPM,
+    LDM,
+    SARM,
+    AutoencoderConfig,
+    DDPMConfig,
+    DenseValues,
+    SARMConfig,
+    SparsityBits,
+)
 from sed_core.chance import seeded
-from sed_core.domains import digits
+from sed_core.domains import calorimeter, digits
 from sed_core.metrics.judge import new_judge, train_judge
-from sed_core.savae import SAVAE, SAVAEConfig
+from sed_core.savae import SAVAEConfig
 from sed_core.sed import SED, DenoiserConfig
 from sed_core.sparse import SparseBatch
+from sed_core.stages import (
+    Run,
+    Stage,
+    TrainingSet,
+    dense_latents,
+    latent_map,
+    latents,
+    train_autoencoder,
+    train_dense,
+    train_latent,
+    train_savae,
+)
 from sed_core.store import Store
-from sed_core.training import Batches, LengthBuckets, Loss, Progress, fit, shuffled
+from sed_core.training import Progress
 
+M = TypeVar("M", bound=nn.Module)
 Budget = Literal["cpu", "gpu"]
+Plan = Mapping[str, Stage]  # the stages of a recipe
 GREY = 1 / 255
-MAP_POINTS = 3_000  # training latents shown behind a sample's path
+LATENT = 64
+COPIES = 12  # of each calorimeter window: itself, and mirrored or shifted
 
-
-@dataclass(frozen=True)
-class Stage:
-    """Size of one training stage."""
-
-    steps: int
-    rows: int  # a batch holds as many pairs as this number of average rows
-    lr: float
-    ema: float = 0.999
-
-
-@dataclass(frozen=True)
-class Plan:
-    """The three stages of SED: what a budget changes."""
-
-    draft: Stage
-    savae: Stage
-    latent: Stage
-
-
-RECIPES = ("sed-mnist", "judge-mnist")
+DATA = {"mnist": "mnist", "fashion": "fashion_mnist", "ecal": "ecal"}
+RECIPES = (
+    *(f"sed-{data}" for data in DATA),
+    *(f"ddpm-{data}" for data in DATA),
+    *(f"ldm-{data}" for data in DATA),
+    *(f"bits-{data}" for data in DATA),
+    *(f"sarm-{data}" for data in DATA),
+    "judge-mnist",
+    "judge-fashion",
+)
 
 # At most 60 minutes on two cores; about 10 minutes on one data-centre GPU.
-PLANS: Mapping[str, Plan] = {
-    "cpu": Plan(
-        draft=Stage(steps=15_000, rows=32, lr=2e-3),
-        savae=Stage(steps=4_000, rows=16, lr=1e-3),
-        latent=Stage(steps=10_000, rows=512, lr=1e-3),
-    ),
-    "gpu": Plan(
-        draft=Stage(steps=20_000, rows=128, lr=2e-3),
-        savae=Stage(steps=20_000, rows=128, lr=1e-3),
-        latent=Stage(steps=60_000, rows=1024, lr=1e-3, ema=0.9999),
-    ),
+SED_PLANS_ON_CPU: Mapping[str, Plan] = {
+    "mnist": {
+        "draft": Stage(steps=15_000, rows=32, lr=2e-3),
+        "savae": Stage(steps=4_000, rows=16, lr=1e-3),
+        "latent": Stage(steps=10_000, rows=512, lr=1e-3),
+    },
+    "fashion": {
+        "draft": Stage(steps=10_000, rows=16, lr=2e-3),
+        "savae": Stage(steps=2_500, rows=6, lr=1e-3),
+        "latent": Stage(steps=6_000, rows=512, lr=1e-3),
+    },
+    "ecal": {
+        "draft": Stage(steps=8_000, rows=64, lr=2e-3),
+        "savae": Stage(steps=3_000, rows=32, lr=1e-3),
+        "latent": Stage(steps=6_000, rows=512, lr=1e-3),
+    },
+}
+SED_PLAN_ON_GPU: Plan = {
+    "draft": Stage(steps=20_000, rows=128, lr=2e-3),
+    "savae": Stage(steps=20_000, rows=128, lr=1e-3),
+    "latent": Stage(steps=60_000, rows=1024, lr=1e-3, ema=0.9999),
+}
+DENSE_PLANS_ON_CPU: Mapping[str, Plan] = {
+    "mnist": {"dense": Stage(steps=4_500, rows=64, lr=1e-3)},
+    "fashion": {"dense": Stage(steps=3_000, rows=64, lr=1e-3)},
+    "ecal": {"dense": Stage(steps=3_000, rows=64, lr=1e-3)},
+}
+DENSE_PLAN_ON_GPU: Plan = {"dense": Stage(steps=40_000, rows=256, lr=1e-3, ema=0.9995)}
+LDM_PLANS: Mapping[Budget, Plan] = {
+    "cpu": {
+        "autoencoder": Stage(steps=3_500, rows=64, lr=1e-3),
+        "latent": Stage(steps=6_000, rows=512, lr=1e-3),
+    },
+    "gpu": {
+        "autoencoder": Stage(steps=20_000, rows=256, lr=1e-3),
+        "latent": Stage(steps=60_000, rows=1024, lr=1e-3, ema=0.9999),
+    },
 }
 
 
 def train(
-    name: str, *, budget: Budget = "cpu", out: Path, seed: int = 0, device: str = "auto"
+    name: str,
+    *,
+    budget: Budget = "cpu",
+    out: Path,
+    seed: int = 0,
+    device: str = "auto",
+    plan: Plan | None = None,
 ) -> Iterator[Any]:
     """Train the checkpoint of that name and write it to `out`/checkpoint; yields progress.
 
     Killed at any moment, the same call goes on where it stopped.
+
+    Args:
+        plan: other stages than those of the budget, for a trial.
 
     Raises:
         ValueError: for a name without a recipe.
@@ -74,49 +122,52 @@ def train(
     if name not in RECIPES:
         raise ValueError(f"there is a recipe for {', '.join(RECIPES)}, got {name!r:.80}")
     out.mkdir(parents=True, exist_ok=True)
-    place = hub.place(device)
-    if name == "judge-mnist":
-        yield from _train_judge(out, seed, place)
-    else:
-        yield from train_sed_digits(
-            name, digits.load("mnist", "train"), budget=budget, out=out, seed=seed, device=place
-        )
+    family, data = name.split("-")
+    run = Run(out, seed, hub.place(device))
+    command = f"sed-core train {name} --budget {budget} --seed {seed}"
+    if family == "judge":
+        yield from _train_judge(data, run, f"sed-core train {name} --seed {seed}")
+        return
+    found = training_set(data, seed=seed)
+    trainer, plan = TRAINERS[family], plan or plan_of(family, data, budget)
+    yield from trainer(name, found, plan, run, command)
 
 
-def train_sed_digits(
-    name: str,
-    data: digits.Digits,
-    *,
-    budget: Budget,
-    out: Path,
-    seed: int,
-    device: torch.device,
-    plan: Plan | None = None,
+def plan_of(family: str, data: str, budget: Budget) -> Plan:
+    """The stages of a recipe on a budget."""
+    if family == "sed":
+        return SED_PLANS_ON_CPU[data] if budget == "cpu" else SED_PLAN_ON_GPU
+    if family == "ldm":
+        return LDM_PLANS[budget]
+    return DENSE_PLANS_ON_CPU[data] if budget == "cpu" else DENSE_PLAN_ON_GPU
+
+
+def training_set(data: str, *, seed: int) -> TrainingSet:
+    """The training rows behind a recipe; calorimeter windows come augmented."""
+    if data == "ecal":
+        shown = calorimeter.load("train")
+        some = calorimeter.augmented(shown, copies=COPIES, generator=seeded(seed))
+        return TrainingSet(some.batch(), some.labels, len(calorimeter.CLASS_NAMES), 32)
+    found = digits.load(DATA[data], "train")
+    return TrainingSet(found.batch(), found.labels, 10, 28)
+
+
+# -- SED -------------------------------------------------------------------------------------------
+
+
+def train_sed(
+    name: str, data: TrainingSet, plan: Plan, run: Run, command: str
 ) -> Iterator[Progress]:
-    """SED on digits in three stages, each resumable: draft, SAVAE, latent."""
-    plan, batch = plan or PLANS[budget], data.batch()
-    model = new_sed(digit_savae(batch), DenoiserConfig(latent=64, classes=10), seed=seed).to(device)
-    model.savae.start_from(_counts(batch).to(device), len(batch))
-    yield from _train_savae(model.savae, batch, plan, out, seed, device)
-    mu, logvar = latents(model, batch)
+    """SED in three stages: draft, SAVAE, latent."""
+    denoiser = DenoiserConfig(latent=LATENT, classes=data.classes)
+    savae = (energy_savae if name.endswith("ecal") else digit_savae)(data.batch)
+    model = built(lambda: SED(savae, denoiser), run)
+    yield from train_savae(model.savae, data.batch, dict(plan), run)
+    mu, logvar = latents(model, data.batch)
     model.standardise(mu)
     mu, logvar = model.standard(mu, logvar)
-    yield from _train_latent(model, mu, logvar, data.labels, plan.latent, out, seed)
-    hub.save(
-        model,
-        out / "checkpoint",
-        metrics={"training": _conditions(model, plan, out, seed)},
-        card=f"# {name}\n\nNot evaluated yet; `sed-core evaluate FOLDER --save` does it.\n",
-        recipe=f"sed-core train {name} --budget {budget} --seed {seed}",
-        latents=latent_map(mu.cpu(), data.labels),
-    )
-
-
-def new_sed(savae: SAVAEConfig, denoiser: DenoiserConfig, *, seed: int) -> SED:
-    """An untrained SED whose weights depend on the seed; the global generator stays as it was."""
-    with torch.random.fork_rng(devices=[]):
-        torch.random.manual_seed(seed)  # initialisation of torch's modules takes no generator
-        return SED(savae, denoiser)
+    yield from train_latent(model.denoiser, mu, logvar, data.labels, plan["latent"], run)
+    _save(model, name, plan, run, command, latents=latent_map(mu.cpu(), data.labels))
 
 
 def digit_savae(batch: SparseBatch) -> SAVAEConfig:
@@ -132,125 +183,132 @@ def digit_savae(batch: SparseBatch) -> SAVAEConfig:
     )
 
 
-def _train_savae(
-    savae: SAVAE, batch: SparseBatch, plan: Plan, out: Path, seed: int, device: torch.device
-) -> Iterator[Progress]:
-    def draft_loss(chosen: SparseBatch, chance: torch.Generator) -> Loss:
-        return savae.draft_loss(chosen, generator=chance)
-
-    def savae_loss(chosen: SparseBatch, chance: torch.Generator) -> Loss:
-        return savae.loss(chosen, generator=chance)
-
-    for stage, size, loss in (
-        ("draft", plan.draft, draft_loss),
-        ("savae", plan.savae, savae_loss),
-    ):
-        pairs = int(size.rows * batch.nnz.float().mean() * 1.05)
-        rows = LengthBuckets(batch.nnz, pairs=pairs, steps=size.steps, seed=seed)
-        yield from fit(
-            savae,
-            Batches(rows, lambda chosen: batch[chosen].to(device)),
-            lr=size.lr,
-            ema=size.ema,
-            generator=seeded(seed),
-            loss=loss,
-            stage=stage,
-            store=Store(out / stage),
-        )
-
-
-def _train_latent(
-    model: SED, mu: Tensor, logvar: Tensor, labels: Tensor, size: Stage, out: Path, seed: int
-) -> Iterator[Progress]:
-    """The denoiser on posterior samples of all training rows; SAVAE stays as it is."""
-    sd, labels = (logvar / 2).exp(), labels.to(mu.device)
-
-    def loss(rows: Tensor, chance: torch.Generator) -> Loss:
-        eps = torch.randn(len(rows), mu.shape[1], generator=chance).to(mu)
-        rows = rows.to(mu.device)
-        return model.latent_loss(mu[rows] + sd[rows] * eps, label=labels[rows], generator=chance)
-
-    yield from fit(
-        model.denoiser,
-        shuffled(len(mu), size=size.rows, steps=size.steps, seed=seed),
-        lr=size.lr,
-        ema=size.ema,
-        generator=seeded(seed),
-        loss=loss,
-        stage="latent",
-        store=Store(out / "latent"),
+def energy_savae(batch: SparseBatch) -> SAVAEConfig:
+    """The autoencoder for energies: log-normal values, positive by construction."""
+    values = batch.value[batch.mask]
+    return SAVAEConfig(
+        dim=batch.dim,
+        value_law="lognormal",
+        value_mean=round(values.log().mean().item(), 6),
+        value_sd=round(values.log().std().item(), 6),
+        value_smallest=round(values.min().item(), 6),
     )
 
 
-@torch.no_grad()
-def latents(
-    model: SED, batch: SparseBatch, size: int = 500
-) -> tuple[Float[Tensor, "n Z"], Float[Tensor, "n Z"]]:
-    """Posterior mean and log-variance of all rows as SAVAE gives them, not standardised."""
-    order = batch.nnz.argsort()  # rows of like length together
-    chunks = [order[first : first + size] for first in range(0, len(order), size)]
-    parts = [model.savae.encode(batch[rows].to(model.device)) for rows in chunks]
-    back = order.argsort().to(model.device)
-    return torch.cat([mu for mu, _ in parts])[back], torch.cat([v for _, v in parts])[back]
+# -- dense peers -----------------------------------------------------------------------------------
 
 
-def _counts(batch: SparseBatch) -> Tensor:
-    return torch.bincount(batch.index[batch.mask], minlength=batch.dim)
+def train_ddpm(
+    name: str, data: TrainingSet, plan: Plan, run: Run, command: str
+) -> Iterator[Progress]:
+    """DDPM or Sparsity Bits: one stage on dense rows."""
+    family = SparsityBits if name.startswith("bits") else DDPM
+    config = DDPMConfig(dim=data.batch.dim, side=data.side, classes=data.classes)
+    model = built(lambda: family(dense_values(name, data.batch), config), run)
+    yield from train_dense(model, data, plan["dense"], run)
+    _save(model, name, plan, run, command)
 
 
-@torch.no_grad()
-def latent_map(z: Float[Tensor, "n Z"], labels: Int[Tensor, " n"]) -> dict[str, Tensor]:
-    """The plane that tells the classes apart best (linear discriminants), and some latents in it.
-
-    Returns:
-        xy (n, 2), label (n,), project (Z, 2), origin (2,): z @ project + origin lies in the plane.
-    """
-    z = z.double()
-    project = discriminants(z, labels)
-    origin = -(z.mean(0) @ project)
-    some = torch.randperm(len(z), generator=seeded(0))[:MAP_POINTS]
-    points = (z[some] @ project + origin).half()
-    return {
-        "xy": points,
-        "label": labels[some].to(torch.uint8),
-        "project": project.float(),
-        "origin": origin.float(),
-    }
+def train_ldm(
+    name: str, data: TrainingSet, plan: Plan, run: Run, command: str
+) -> Iterator[Progress]:
+    """LDM in two stages: dense autoencoder, latent."""
+    values, denoiser = (
+        dense_values(name, data.batch),
+        DenoiserConfig(latent=LATENT, classes=data.classes),
+    )
+    config = AutoencoderConfig(dim=data.batch.dim, side=data.side, latent=LATENT)
+    model = built(lambda: LDM(values, config, denoiser), run)
+    yield from train_autoencoder(model, data, plan["autoencoder"], run)
+    mu, logvar = dense_latents(model, data.batch)
+    model.standardise(mu)
+    mu, logvar = model.standard(mu, logvar)
+    yield from train_latent(model.denoiser, mu, logvar, data.labels, plan["latent"], run)
+    _save(model, name, plan, run, command, latents=latent_map(mu.cpu(), data.labels))
 
 
-def discriminants(z: Float[Tensor, "n Z"], labels: Int[Tensor, " n"]) -> Float[Tensor, "Z 2"]:
-    """The two directions of largest spread between classes relative to that inside them (LDA)."""
-    member = torch.nn.functional.one_hot(labels).to(z)
-    centres = (member.T @ z) / member.sum(0)[:, None]
-    within = torch.cov((z - centres[labels]).T) + 1e-3 * torch.eye(z.shape[1], dtype=z.dtype)
-    spread, axes = _eigen(within)
-    whiten = axes / spread.sqrt()
-    _, directions = _eigen(torch.cov((centres @ whiten).T))
-    return whiten @ directions[:, -2:].flip(1)
+def train_sarm(
+    name: str, data: TrainingSet, plan: Plan, run: Run, command: str
+) -> Iterator[Progress]:
+    """SARM: one stage on dense rows."""
+    quantised = not name.endswith("ecal")
+    config = SARMConfig(
+        dim=data.batch.dim,
+        side=data.side,
+        classes=data.classes,
+        step=GREY if quantised else 0.0,
+        smallest=round(data.batch.value[data.batch.mask].min().item(), 6),
+    )
+    model = built(lambda: SARM(dense_values(name, data.batch), config), run)
+    yield from train_dense(model, data, plan["dense"], run)
+    _save(model, name, plan, run, command)
 
 
-def _eigen(symmetric: Tensor) -> tuple[Tensor, Tensor]:
-    """Eigenvalues, ascending, and eigenvectors in columns."""
-    return cast("tuple[Tensor, Tensor]", torch.linalg.eigh(symmetric))
+def dense_values(name: str, batch: SparseBatch) -> DenseValues:
+    """Grey levels as 2x - 1, energies as standardised logarithms."""
+    return DenseValues.of_energies(batch) if name.endswith("ecal") else DenseValues()
 
 
-def _train_judge(out: Path, seed: int, device: torch.device) -> Iterator[Any]:
-    data = digits.load("mnist", "train")
-    judge = new_judge(seed=seed).to(device)
-    yield from train_judge(judge, data.images, data.labels, seed=seed)
+TRAINERS: Mapping[str, Callable[..., Iterator[Progress]]] = {
+    "sed": train_sed,
+    "ddpm": train_ddpm,
+    "bits": train_ddpm,
+    "ldm": train_ldm,
+    "sarm": train_sarm,
+}
+
+
+# -- judge -----------------------------------------------------------------------------------------
+
+
+def _train_judge(data: str, run: Run, command: str) -> Iterator[Any]:
+    found = digits.load(DATA[data], "train")
+    judge = new_judge(seed=run.seed).to(run.device)
+    yield from train_judge(judge, found.images, found.labels, seed=run.seed)
     hub.save(
         judge,
-        out / "checkpoint",
+        run.out / "checkpoint",
         metrics={"training": _where(judge)},
-        card="# judge-mnist\n\nNot evaluated yet; `sed-core evaluate FOLDER --save` does it.\n",
-        recipe=f"sed-core train judge-mnist --seed {seed}",
+        card=f"# judge-{data}\n\n{NOT_YET}",
+        recipe=command,
     )
 
 
-def _conditions(model: SED, plan: Plan, out: Path, seed: int) -> dict[str, Any]:
+# -- what a run leaves -----------------------------------------------------------------------------
+
+NOT_YET = "Not evaluated yet; `sed-core evaluate FOLDER --save` does it.\n"
+
+
+def built(make: Callable[[], M], run: Run) -> M:
+    """An untrained model whose weights depend on the seed; global chance stays as it was."""
+    with torch.random.fork_rng(devices=[]):
+        torch.random.manual_seed(run.seed)  # initialisation of torch's modules takes no generator
+        return make().to(run.device)
+
+
+def _save(
+    model: nn.Module,
+    name: str,
+    plan: Plan,
+    run: Run,
+    command: str,
+    *,
+    latents: Mapping[str, Tensor] | None = None,
+) -> None:
+    hub.save(
+        model,
+        run.out / "checkpoint",
+        metrics={"training": _conditions(model, plan, run)},
+        card=f"# {name}\n\n{NOT_YET}",
+        recipe=command,
+        latents=latents,
+    )
+
+
+def _conditions(model: nn.Module, plan: Plan, run: Run) -> dict[str, Any]:
     """What the training consisted of, for metrics.json."""
-    stages = {name: {**asdict(size), **_stored(out / name)} for name, size in vars(plan).items()}
-    return {"seed": seed, **_where(model), "stages": stages}
+    stages = {name: {**asdict(size), **_stored(run.out / name)} for name, size in plan.items()}
+    return {"seed": run.seed, **_where(model), "stages": stages}
 
 
 def _stored(folder: Path) -> dict[str, Any]:

@@ -7,73 +7,38 @@ z~0 (self-conditioning, Chen et al. 2023) and maybe on a class. Sampling: noise 
 DDPM) -> pairs -> everything else exactly zero.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from sed_core.chance import Chance, normal, split
-from sed_core.gaussian import Denoiser, add_noise, ddim, ddpm, guess, target, time_grid
-from sed_core.nn import FourierFeatures, MLPUNet
+from sed_core.chance import Chance, split
+from sed_core.diffusion import Diffusion, DiffusionConfig, Label, Sampler
+from sed_core.nn import MLPUNet
 from sed_core.savae import SAVAE, SAVAEConfig
-from sed_core.schedules import SCHEDULES, Schedule, log_snr
 from sed_core.sparse import SparseBatch
 from sed_core.stream import Step, last
 from sed_core.training import Loss
 
-LATEST = 0.999  # training draws t below this; log-SNR is not defined at 1
-Label = int | Int[Tensor, " B"] | None
-Sampler = Literal["ddim", "ddpm"]
 
-
-@dataclass(frozen=True)
-class DenoiserConfig:
+@dataclass(frozen=True, kw_only=True)
+class DenoiserConfig(DiffusionConfig):
     """Shape of the latent denoiser."""
 
     latent: int
     widths: tuple[int, ...] = (512, 512, 256, 128)
-    condition: int = 128  # width of the embedding of log-SNR and class
-    classes: int = 0  # 0 for no class condition
-    label_dropout: float = 0.1  # share of training rows whose class is hidden (for guidance)
-    self_conditioning: float = 0.5  # share of training steps that see a guess
-    target: Literal["x0", "eps", "v"] = "x0"
-    schedule: Literal["cosine", "linear"] = "cosine"
 
 
-class LatentDenoiser(nn.Module):
-    """f(z_t, t, z~0, class) -> guess of z0."""
+class LatentDenoiser(Diffusion):
+    """The diffusion of a latent: an MLP U-Net, for a latent has no grid."""
 
     def __init__(self, config: DenoiserConfig):
-        super().__init__()
-        self.config = config
-        self.fourier = FourierFeatures()
-        self.time = nn.Sequential(
-            nn.Linear(self.fourier.width, config.condition),
-            nn.GELU(),
-            nn.Linear(config.condition, config.condition),
-        )
-        self.label = nn.Embedding(config.classes + 1, config.condition)  # the last: unknown
-        self.network = MLPUNet(2 * config.latent, config.latent, config.widths, config.condition)
-
-    @property
-    def schedule(self) -> Schedule:
-        """alpha_bar of this model."""
-        return SCHEDULES[self.config.schedule]
-
-    def forward(
-        self,
-        z_t: Float[Tensor, "B Z"],
-        t: Float[Tensor, " B"],
-        z0: Float[Tensor, "B Z"],
-        label: Int[Tensor, " B"],
-    ) -> Float[Tensor, "B Z"]:
-        """The network's output; what it means depends on the target."""
-        snr = log_snr(self.schedule, t.clamp_max(LATEST)) / 10
-        condition = self.time(self.fourier(snr)) + self.label(label)
-        return self.network(torch.cat([z_t, z0], 1), condition)
+        c = config
+        super().__init__(MLPUNet(2 * c.latent, c.latent, c.widths, c.condition), config)
+        self.config: DenoiserConfig = config
 
 
 class SED(nn.Module):
@@ -97,6 +62,16 @@ class SED(nn.Module):
         self.denoiser = LatentDenoiser(denoiser)
         self.register_buffer("latent_mean", torch.zeros(savae.latent))
         self.register_buffer("latent_sd", torch.ones(savae.latent))
+
+    @property
+    def dim(self) -> int:
+        """Dimensions of the data."""
+        return self.savae.config.dim
+
+    @property
+    def classes(self) -> int:
+        """Classes that can be asked for; 0 for none."""
+        return self.denoiser.config.classes
 
     @property
     def device(self) -> torch.device:
@@ -141,31 +116,10 @@ class SED(nn.Module):
         return Loss(autoencoder.total + latent.total, parts)
 
     def latent_loss(
-        self,
-        z0: Float[Tensor, "B Z"],
-        *,
-        label: Label = None,
-        generator: torch.Generator,
+        self, z0: Float[Tensor, "B Z"], *, label: Label = None, generator: torch.Generator
     ) -> Loss:
-        """E || z0 - f(z_t, t, z~0) ||^2 a latent dimension, with self-conditioning."""
-        c, schedule = self.denoiser.config, self.denoiser.schedule
-        t = LATEST * torch.rand(len(z0), generator=generator).to(z0)
-        eps = torch.randn(z0.shape, generator=generator).to(z0)
-        z_t = add_noise(schedule, z0, t, eps)
-        labels = self._hide(self._labels(label, len(z0), z0.device), generator)
-        seen = torch.zeros_like(z0)
-        if torch.rand((), generator=generator) < c.self_conditioning:
-            with torch.no_grad():
-                seen = guess(c.target, schedule, self.denoiser(z_t, t, seen, labels), z_t, t)
-        output = self.denoiser(z_t, t, seen, labels)
-        error = (output - target(c.target, schedule, z0, t, eps)).square().mean()
-        return Loss(error, {"latent": error})
-
-    def _hide(self, labels: Tensor, generator: torch.Generator) -> Tensor:
-        """Replace a share of the labels by "unknown", so that one network learns both laws."""
-        c = self.denoiser.config
-        hidden = torch.rand(len(labels), generator=generator).to(labels.device) < c.label_dropout
-        return labels.masked_fill(hidden, c.classes)
+        """The latent denoiser's loss on standardised latents."""
+        return self.denoiser.loss(z0, label=label, generator=generator)
 
     # -- sampling --------------------------------------------------------------------------------
 
@@ -189,14 +143,16 @@ class SED(nn.Module):
             guidance: 0 unconditional, 1 conditional, above 1 amplified.
             generator: one for all samples, or one a sample.
         """
-        _check_sampling(n, steps, sampler, eta, guidance)
-        chance = split(generator, n)
-        z = normal(chance, self.denoiser.config.latent).to(self.device)
-        denoiser = self._denoiser(self._labels(label, n, self.device), guidance)
-        schedule = self.denoiser.schedule
-        if sampler == "ddpm":
-            return ddpm(denoiser, schedule, z, steps=steps, generator=chance)
-        return ddim(denoiser, schedule, z, steps=steps, eta=eta, generator=chance)
+        return self.denoiser.run(
+            n,
+            (self.denoiser.config.latent,),
+            steps=steps,
+            sampler=sampler,
+            eta=eta,
+            label=label,
+            guidance=guidance,
+            generator=generator,
+        )
 
     def decode(
         self,
@@ -307,40 +263,6 @@ class SED(nn.Module):
 
     # -- inside ----------------------------------------------------------------------------------
 
-    def _denoiser(self, labels: Int[Tensor, " B"], guidance: float) -> Denoiser:
-        """(z_t, t) -> guess of z0, with guidance and the memory of the guess before."""
-        c, schedule, unknown = (
-            self.denoiser.config,
-            self.denoiser.schedule,
-            torch.full_like(labels, self.denoiser.config.classes),
-        )
-
-        def denoise(z_t: Tensor, t: Tensor, seen: Tensor, label: Tensor) -> Tensor:
-            return guess(c.target, schedule, self.denoiser(z_t, t, seen, label), z_t, t)
-
-        def guided(z_t: Tensor, t: Tensor, seen: Tensor) -> Tensor:
-            if guidance == 1 or bool((labels == unknown).all()):
-                return denoise(z_t, t, seen, labels)
-            plain = denoise(z_t, t, seen, unknown)
-            if guidance == 0:
-                return plain
-            return plain + guidance * (denoise(z_t, t, seen, labels) - plain)
-
-        return _remembering(guided)
-
-    def _labels(self, label: Label, n: int, device: torch.device) -> Int[Tensor, " B"]:
-        classes = self.denoiser.config.classes
-        if label is None:
-            return torch.full((n,), classes, device=device)
-        if classes == 0:
-            raise ValueError("this model was trained without classes; leave label out")
-        labels = torch.as_tensor(label, device=device)
-        if labels.is_floating_point() or labels.shape not in ((), (n,)):
-            raise ValueError(f"label must be one whole number, or one for each of {n} samples")
-        if n and not bool(((labels >= 0) & (labels <= classes)).all()):
-            raise ValueError(f"label must be from 0 to {classes - 1}, got {label}")
-        return labels.expand(n)
-
     def _raw(self, z: Float[Tensor, "B Z"]) -> Float[Tensor, "B Z"]:
         mean, sd = self._statistics()
         return z.to(mean) * sd + mean
@@ -354,27 +276,3 @@ class SED(nn.Module):
                 f"this model is for {self.savae.config.dim} dimensions, got data of {batch.dim}"
             )
         return batch.to(self.device)
-
-
-def _remembering(denoise: Callable[[Tensor, Tensor, Tensor], Tensor]) -> Denoiser:
-    """Give each guess to the next call (self-conditioning); the first call gets zeros."""
-    guesses: list[Tensor] = []
-
-    def denoiser(z_t: Tensor, t: Tensor) -> Tensor:
-        seen = guesses.pop() if guesses else torch.zeros_like(z_t)
-        guesses.append(denoise(z_t, t, seen))
-        return guesses[0]
-
-    return denoiser
-
-
-def _check_sampling(n: int, steps: int, sampler: str, eta: float, guidance: float) -> None:
-    if isinstance(n, bool) or int(n) != n or n < 1:
-        raise ValueError(f"the number of samples must be a whole number of at least 1, got {n}")
-    time_grid(steps)  # refuses a bad number of steps now rather than at the first one
-    if sampler not in ("ddim", "ddpm"):
-        raise ValueError(f"sampler must be 'ddim' or 'ddpm', got {sampler!r}")
-    if not 0 <= eta <= 1:
-        raise ValueError(f"eta must be from 0 to 1, got {eta}")
-    if not 0 <= guidance <= 100:
-        raise ValueError(f"guidance must be from 0 to 100, got {guidance}")

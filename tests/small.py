@@ -7,6 +7,16 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from sed_core.baselines import (
+    DDPM,
+    LDM,
+    SARM,
+    AutoencoderConfig,
+    DDPMConfig,
+    DenseValues,
+    SARMConfig,
+    SparsityBits,
+)
 from sed_core.chance import seeded
 from sed_core.savae import SAVAE, SAVAEConfig
 from sed_core.sed import SED, DenoiserConfig
@@ -60,6 +70,42 @@ def sed(dim: int = 20, seed: int = 0, classes: int = 3, **options: Any) -> SED:
     randomise(model, seed)
     chance = seeded(seed + 1)
     model.standardise(torch.randn(50, autoencoder.latent, generator=chance) * 0.7 + 0.3)
+    return model.eval()
+
+
+def ddpm(dim: int = 20, side: int = 0, family: type[DDPM] = DDPM, classes: int = 3) -> DDPM:
+    """A dense diffusion of random weights, on vectors or on pictures of that side."""
+    config = DDPMConfig(
+        dim=side**2 if side else dim, side=side, widths=(16, 8), condition=12, classes=classes
+    )
+    model = family(DenseValues(), config)
+    randomise(model)
+    return model.eval()
+
+
+def bits(side: int = 0) -> SparsityBits:
+    """Sparsity Bits of random weights."""
+    model = ddpm(side=side, family=SparsityBits)
+    assert isinstance(model, SparsityBits)
+    return model
+
+
+def ldm(dim: int = 20, side: int = 0, classes: int = 3) -> LDM:
+    """A latent diffusion of random weights and an arbitrary latent standard."""
+    size = side**2 if side else dim
+    autoencoder = AutoencoderConfig(dim=size, side=side, latent=6, widths=(16, 8))
+    denoiser = DenoiserConfig(latent=6, widths=(24, 16, 8), condition=12, classes=classes)
+    model = LDM(DenseValues(), autoencoder, denoiser)
+    randomise(model)
+    model.standardise(torch.randn(50, 6, generator=seeded(1)) * 0.7 + 0.3)
+    return model.eval()
+
+
+def sarm(dim: int = 20, side: int = 0, classes: int = 3) -> SARM:
+    """An autoregressive gate-and-value model of random weights."""
+    config = SARMConfig(dim=side**2 if side else dim, side=side, hidden=40, classes=classes)
+    model = SARM(DenseValues(), config)
+    randomise(model)
     return model.eval()
 
 

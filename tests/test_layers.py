@@ -16,11 +16,13 @@ FLOORS = (
     {"sparse", "schedules", "chance", "limits"},
     {"stream", "store"},
     {"gaussian", "nn", "heads", "training", "strict", "files", "domains", "metrics"},
-    {"savae", "remote", "weights"},
+    {"savae_networks", "remote", "weights", "unet"},
+    {"savae", "diffusion"},
     {"sed"},
-    {"hub", "baselines"},
-    {"evaluation", "recipes", "health"},
-    {"model_card"},
+    {"baselines"},
+    {"hub", "stages"},
+    {"evaluation", "recipes", "health", "costs"},
+    {"model_card", "comparison"},
     {"cli"},
 )
 FLOOR = {name: level for level, names in enumerate(FLOORS) for name in names}

@@ -7,37 +7,41 @@ import torch
 
 from sed_core import hub, recipes
 from sed_core.chance import seeded
-from sed_core.domains.digits import Digits
-from sed_core.recipes import Plan, Stage
 from sed_core.sed import SED
+from sed_core.sparse import SparseBatch
+from sed_core.stages import Run, Stage, TrainingSet, latent_map
 
-TINY = Plan(
-    draft=Stage(steps=4, rows=8, lr=1e-3),
-    savae=Stage(steps=3, rows=4, lr=1e-3),
-    latent=Stage(steps=5, rows=16, lr=1e-3),
-)
+TINY = {
+    "draft": Stage(steps=4, rows=8, lr=1e-3),
+    "savae": Stage(steps=3, rows=4, lr=1e-3),
+    "latent": Stage(steps=5, rows=16, lr=1e-3),
+}
+PEERS = {
+    "ddpm-mnist": {"dense": Stage(steps=3, rows=4, lr=1e-3)},
+    "bits-ecal": {"dense": Stage(steps=3, rows=4, lr=1e-3)},
+    "sarm-mnist": {"dense": Stage(steps=3, rows=4, lr=1e-3)},
+    "ldm-ecal": {
+        "autoencoder": Stage(steps=3, rows=4, lr=1e-3),
+        "latent": Stage(steps=3, rows=16, lr=1e-3),
+    },
+}
 
 Finished = tuple[Path, list[tuple[str, int, float]]]
 
 
-def some_digits(n: int = 60) -> Digits:
+def some_rows(n: int = 60, side: int = 28) -> TrainingSet:
     chance = seeded(0)
-    images = torch.randint(1, 256, (n, 784), generator=chance, dtype=torch.uint8)
-    empty = torch.rand(n, 784, generator=chance) > 0.05
-    return Digits(images.masked_fill(empty, 0), torch.arange(n) % 10)
+    x = torch.randint(1, 256, (n, side**2), generator=chance) / 255
+    empty = torch.rand(n, side**2, generator=chance) > 0.05
+    return TrainingSet(
+        SparseBatch.from_dense(x.masked_fill(empty, 0)), torch.arange(n) % 10, 10, side
+    )
 
 
 def train(out: Path) -> list[tuple[str, int, float]]:
-    run = recipes.train_sed_digits(
-        "sed-mnist",
-        some_digits(),
-        budget="cpu",
-        out=out,
-        seed=0,
-        device=torch.device("cpu"),
-        plan=TINY,
-    )
-    return [(p.stage, p.step, p.total.item()) for p in run]
+    run = Run(out, 0, torch.device("cpu"))
+    told = recipes.train_sed("sed-mnist", some_rows(), TINY, run, "sed-core train sed-mnist")
+    return [(p.stage, p.step, p.total.item()) for p in told]
 
 
 @pytest.fixture(scope="module")
@@ -85,7 +89,7 @@ def test_public_latents_have_mean_zero_and_sd_one(
     out, _ = finished
     model = hub.load(out / "checkpoint", device="cpu")
     assert isinstance(model, SED)
-    mu, _ = model.encode(some_digits().batch())
+    mu, _ = model.encode(some_rows().batch)
     assert mu.mean(0).abs().max() < 0.02  # half precision of the stored weights
     assert (mu.std(0) - 1).abs().max() < 0.02
 
@@ -95,7 +99,7 @@ def test_the_map_keeps_the_classes_apart() -> None:
     labels = torch.arange(300) % 3
     z = torch.randn(300, 8, generator=seeded(0), dtype=torch.float64)
     z[:, 5] += 10.0 * labels
-    found = recipes.latent_map(z, labels)
+    found = latent_map(z, labels)
     xy, label = found["xy"].float(), found["label"]
     centres = torch.stack([xy[label == k].mean(0) for k in range(3)])
     gaps = torch.cdist(centres, centres) + 100 * torch.eye(3)
@@ -106,6 +110,33 @@ def test_the_map_keeps_the_classes_apart() -> None:
 
 
 def test_an_unknown_name_is_refused_before_anything_is_made(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match=r"recipe for sed-mnist, judge-mnist, got 'nope'"):
+    with pytest.raises(ValueError, match=r"recipe for sed-mnist, .*judge-fashion, got 'nope'"):
         list(recipes.train("nope", out=tmp_path / "runs"))
     assert not (tmp_path / "runs").exists()
+
+
+@pytest.mark.parametrize("name", PEERS)
+def test_a_peer_trains_in_its_stages_and_leaves_a_checkpoint_that_samples(
+    name: str, tmp_path: Path
+) -> None:
+    plan, run = PEERS[name], Run(tmp_path, 0, torch.device("cpu"))
+    data = some_rows(side=32 if name.endswith("ecal") else 28)
+    trainer = recipes.TRAINERS[name.split("-")[0]]
+    told = [(p.stage, p.step) for p in trainer(name, data, plan, run, "the command")]
+    assert told == [(stage, k) for stage, size in plan.items() for k in range(1, size.steps + 1)]
+    assert list(trainer(name, data, plan, run, "the command")) == []  # goes on where it stopped
+    model = hub.load(tmp_path / "checkpoint", device="cpu")
+    x = model.sample(2, steps=2, label=3, generator=seeded(0))  # type: ignore[operator]
+    assert x.shape == (2, data.batch.dim)
+    assert x.isfinite().all()
+    assert hub.figures(tmp_path / "checkpoint")["recipe"] == "the command"
+
+
+def test_every_recipe_has_a_plan_for_both_budgets_and_a_trainer() -> None:
+    for name in recipes.RECIPES:
+        family, data = name.split("-")
+        assert data in recipes.DATA
+        if family != "judge":
+            assert family in recipes.TRAINERS
+            assert recipes.plan_of(family, data, "cpu")
+            assert recipes.plan_of(family, data, "gpu")

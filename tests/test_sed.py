@@ -8,6 +8,7 @@ from small import equal, largest, pairs, savae, sed, untouched_global_chance
 from torch import Tensor
 
 from sed_core.chance import seeded, split
+from sed_core.diffusion import hide
 from sed_core.sed import SED
 from sed_core.stream import last, record
 from sed_core.training import fit
@@ -161,8 +162,9 @@ def test_without_self_conditioning_the_guess_is_zero() -> None:
 
 def test_labels_are_hidden_at_the_stated_share() -> None:
     model, n = sed(), 20_000
-    hidden = model._hide(torch.ones(n, dtype=torch.int64), seeded(0))
-    share = (hidden == model.denoiser.config.classes).float().mean().item()
+    c = model.denoiser.config
+    hidden = hide(torch.ones(n, dtype=torch.int64), c.classes, c.label_dropout, seeded(0))
+    share = (hidden == c.classes).float().mean().item()
     assert abs(share - 0.1) < 4 * (0.1 * 0.9 / n) ** 0.5
     assert (hidden[hidden != 3] == 1).all()
 
@@ -190,7 +192,7 @@ def test_no_gradient_of_the_latent_loss_reaches_the_autoencoder() -> None:
     model, batch = sed(), pairs(0)
     chance = seeded(0)
     whole = model.loss(batch, label=1, generator=chance)
-    whole.parts["latent"].backward()
+    whole.parts["denoiser"].backward()
     assert all(p.grad is None for p in model.savae.parameters())
     assert all(p.grad is not None for p in model.denoiser.parameters())
 

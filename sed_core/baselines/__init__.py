@@ -1,0 +1,28 @@
+"""Dense peers of SED: the same diffusion on another representation of the data.
+
+DDPM            every value of the data, zeros included
+SparsityBits    every value, and a bit beside it that says whether it is zero
+LDM             a latent of a dense autoencoder
+threshold       what a dense sample is cut off at to get zeros back
+"""
+
+from sed_core.baselines.bits import SparsityBits
+from sed_core.baselines.ddpm import DDPM, DDPMConfig
+from sed_core.baselines.ldm import LDM, AutoencoderConfig
+from sed_core.baselines.sarm import SARM, SARMConfig
+from sed_core.baselines.threshold import Rule, cut, fit_threshold
+from sed_core.baselines.values import DenseValues
+
+__all__ = [
+    "DDPM",
+    "LDM",
+    "SARM",
+    "AutoencoderConfig",
+    "DDPMConfig",
+    "DenseValues",
+    "Rule",
+    "SARMConfig",
+    "SparsityBits",
+    "cut",
+    "fit_threshold",
+]
