@@ -308,7 +308,8 @@ def _save(
 def _conditions(model: nn.Module, plan: Plan, run: Run) -> dict[str, Any]:
     """What the training consisted of, for metrics.json."""
     stages = {name: {**asdict(size), **_stored(run.out / name)} for name, size in plan.items()}
-    return {"seed": run.seed, **_where(model), "stages": stages}
+    curves = {name: run.curve(name) for name in plan}
+    return {"seed": run.seed, **_where(model), "stages": stages, "curves": curves}
 
 
 def _stored(folder: Path) -> dict[str, Any]:

@@ -23,6 +23,7 @@ from sed_core.sparse import SparseBatch
 from sed_core.store import Store
 from sed_core.training import Batches, LengthBuckets, Loss, Progress, fit, shuffled
 
+CURVE, CURVE_POINTS = "curve.csv", 100  # the loss, for people to look at
 MAP_POINTS = 3_000  # training latents shown behind a sample's path
 
 
@@ -63,7 +64,7 @@ class Run:
         loss: Callable[[Any, torch.Generator], Loss],
     ) -> Iterator[Progress]:
         """Train one stage, or go on with it, or pass at once where it is done."""
-        yield from fit(
+        moves = fit(
             model,
             batches,
             lr=size.lr,
@@ -73,6 +74,27 @@ class Run:
             stage=stage,
             store=Store(self.out / stage),
         )
+        return self._noting(moves, self.out / stage / CURVE)
+
+    def _noting(self, moves: Iterator[Progress], file: Path) -> Iterator[Progress]:
+        """Pass the moves on, and write down the mean loss of every hundredth part of them."""
+        losses = list[float]()
+        file.parent.mkdir(parents=True, exist_ok=True)
+        for move in moves:
+            losses.append(move.total.item())
+            if move.step % max(1, move.steps // CURVE_POINTS) == 0:
+                with file.open("a") as out:
+                    out.write(f"{move.step},{sum(losses) / len(losses):.6g}\n")
+                losses.clear()
+            yield move
+
+    def curve(self, stage: str) -> list[list[float]]:
+        """Step and mean loss, as far as they were written down; a step done twice counts once."""
+        file = self.out / stage / CURVE
+        lines = file.read_text().splitlines(keepends=True) if file.exists() else []
+        whole = (line.split(",") for line in lines if line.endswith("\n"))  # a kill cuts a line
+        found = {int(step): float(loss) for step, loss in whole}
+        return [[step, found[step]] for step in sorted(found)]
 
 
 # -- SED -------------------------------------------------------------------------------------------

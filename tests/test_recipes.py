@@ -1,6 +1,8 @@
 """A recipe end to end at toy size: three stages, a checkpoint that loads, a rerun that resumes."""
 
+from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -129,7 +131,23 @@ def test_a_peer_trains_in_its_stages_and_leaves_a_checkpoint_that_samples(
     x = model.sample(2, steps=2, label=3, generator=seeded(0))  # type: ignore[operator]
     assert x.shape == (2, data.batch.dim)
     assert x.isfinite().all()
-    assert hub.figures(tmp_path / "checkpoint")["recipe"] == "the command"
+    figures = hub.figures(tmp_path / "checkpoint")
+    assert figures["recipe"] == "the command"
+    assert {stage: [step for step, _ in curve] for stage, curve in curves(figures)} == {
+        stage: list(range(1, size.steps + 1)) for stage, size in plan.items()
+    }
+
+
+def curves(figures: dict[str, Any]) -> Iterable[tuple[str, list[list[float]]]]:
+    return figures["training"]["curves"].items()
+
+
+def test_a_line_that_a_kill_cut_off_is_left_out_of_the_curve(tmp_path: Path) -> None:
+    (tmp_path / "dense").mkdir()
+    (tmp_path / "dense" / "curve.csv").write_text("1,0.5\n2,0.25\n1,0.4\n3,0.")
+    run = Run(tmp_path, 0, torch.device("cpu"))
+    assert run.curve("dense") == [[1, 0.4], [2, 0.25]]
+    assert run.curve("never") == []
 
 
 def test_every_recipe_has_a_plan_for_both_budgets_and_a_trainer() -> None:
