@@ -8,7 +8,8 @@ from einops import rearrange
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
-TABLE_LIMIT = 2**16  # dimensions up to which the encoding is looked up rather than computed
+TABLE_LIMIT = 2**16  # dimensions up to which the encoding is one table
+FINE = 2**10  # above, an index is coarse * FINE + fine, and there is a table for each part
 
 
 def dimension_encoding(
@@ -24,19 +25,28 @@ def dimension_encoding(
 
 
 class DimensionEncoding(nn.Module):
-    """`dimension_encoding` of indices below `dim`, from a table where that is small enough."""
+    """`dimension_encoding` of indices below `dim`, looked up.
+
+    Many dimensions are looked up in two small tables, of the coarse and of the fine part of the
+    angle, and put together by sin(a + b) = sin a cos b + cos a sin b: a few products a number
+    instead of a sine in float64, and no table that grows with `dim`.
+    """
 
     def __init__(self, dim: int, width: int, base: float):
         super().__init__()
-        self.width, self.base = width, base
-        rows = torch.arange(dim if dim <= TABLE_LIMIT else 0)
-        self.register_buffer("table", dimension_encoding(rows, width, base), persistent=False)
+        fine = torch.arange(dim if dim <= TABLE_LIMIT else FINE)
+        coarse = FINE * torch.arange(0 if dim <= TABLE_LIMIT else dim // FINE + 1)
+        for name, rows in (("table", fine), ("coarse", coarse)):
+            self.register_buffer(name, dimension_encoding(rows, width, base), persistent=False)
 
     def forward(self, index: Int[Tensor, "..."]) -> Float[Tensor, "... W"]:
-        table: Tensor = self.get_buffer("table")
-        if len(table):
+        table, coarse = self.get_buffer("table"), self.get_buffer("coarse")
+        if not len(coarse):
             return F.embedding(index, table)
-        return dimension_encoding(index, self.width, self.base)
+        a, b = F.embedding(index // FINE, coarse), F.embedding(index % FINE, table)
+        sin_a, cos_a, sin_b, cos_b = a[..., 0::2], a[..., 1::2], b[..., 0::2], b[..., 1::2]
+        sine, cosine = sin_a * cos_b + cos_a * sin_b, cos_a * cos_b - sin_a * sin_b
+        return torch.stack([sine, cosine], -1).flatten(-2)
 
 
 class Attention(nn.Module):

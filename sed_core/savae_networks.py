@@ -15,10 +15,11 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
-from sed_core.heads import BlockedHead, FlatHead, IndexHead
+from sed_core.heads import BlockedHead, FlatHead, IndexHead, SharedBlockedHead
 from sed_core.nn import Block, CachedBlock, DimensionEncoding, masked_mean
 
 POOL_GAIN = 20.0
+HEADS = {"flat": FlatHead, "blocked": BlockedHead, "blocked_shared": SharedBlockedHead}
 
 
 @dataclass(frozen=True)
@@ -35,7 +36,7 @@ class SAVAEConfig:
     pool_width: int = 512  # features a token is widened to before the mean
     pool_count: bool = False  # tell the posterior log(1 + number of pairs)
     beta: float = 1e-6  # weight of the KL
-    index_head: Literal["flat", "blocked"] = "flat"
+    index_head: Literal["flat", "blocked", "blocked_shared"] = "flat"
     mask: Literal["none", "used", "past"] = "past"  # dimensions that can't be chosen any more
     z_cond: Literal["bias", "prefix", "cross"] = "bias"  # how z reaches the decoder
     draft: Literal["none", "beside", "base"] = (
@@ -54,8 +55,8 @@ class SAVAEConfig:
     def __post_init__(self) -> None:
         if self.width % self.heads or self.width % 2:
             raise ValueError(f"width must be even and divide by heads, got {self.width}")
-        if self.index_head == "blocked" and self.mask == "used":
-            raise ValueError("the blocked head masks 'past' or 'none'; 'used' needs the flat head")
+        if self.index_head != "flat" and self.mask == "used":
+            raise ValueError("a blocked head masks 'past' or 'none'; 'used' needs the flat head")
         if self.value_law == "lognormal" and self.signed:
             raise ValueError("a log-normal value law needs positive data, got signed=True")
 
@@ -181,7 +182,7 @@ class PairDecoder(nn.Module):
         )
         self.condition = _conditions(config)
         self.norm = nn.LayerNorm(config.width)
-        head = FlatHead if config.index_head == "flat" else BlockedHead
+        head = HEADS[config.index_head]
         self.index_head: IndexHead = head(config.width, config.dim)
         self.value_head = nn.Sequential(
             nn.Linear(config.width, config.width), nn.GELU(), nn.Linear(config.width, 2)

@@ -24,6 +24,7 @@ MASKS = [
     ("flat", "none"),
     ("blocked", "past"),
     ("blocked", "none"),
+    ("blocked_shared", "past"),
 ]
 WAYS = [
     {"z_cond": z_cond, "index_head": head, "mask": mask, "draft": draft}
@@ -32,7 +33,8 @@ WAYS = [
     )
 ]
 SOME = WAYS[::7] + WAYS[3:9:5]  # every value of every option, and the shipped way first
-PAST = [way for way in WAYS if way["mask"] == "past"][::3] + WAYS[6:7]
+TABLED = [way for way in WAYS if way["mask"] == "past" and way["index_head"] != "blocked_shared"]
+PAST = TABLED[::3] + WAYS[6:7] + WAYS[10:11]
 
 
 def over(ways: list[dict[str, str]]):
@@ -459,7 +461,7 @@ def test_each_row_is_the_same_alone(way) -> None:
         assert largest(alone.pairs(0)[1], whole.pairs(k)[1]) < 1e-4
 
 
-@pytest.mark.parametrize("head", ["flat", "blocked"])
+@pytest.mark.parametrize("head", ["flat", "blocked", "blocked_shared"])
 def test_long_rows_are_the_same_alone_after_others_have_left(head) -> None:
     """Beyond the first chunk of noise, and with two rows of three dropped at the first step."""
     model, n = savae(150, index_head=head), 6
