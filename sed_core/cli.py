@@ -25,7 +25,6 @@ if TYPE_CHECKING:
     from torch import Generator as TorchGenerator
     from torch import nn
 
-    from sed_core.sed import SED
     from sed_core.sparse import SparseBatch
 
 ROWS = 256  # samples drawn at once
@@ -151,11 +150,15 @@ def sample(
         files.check(file)
     source = hub.resolve(name, allow_network=network)
     model = _sampler(hub.load(name, device=device, allow_network=network), name)
-    asked = {"steps": steps, "sampler": sampler, "eta": eta, "temperature": temperature}
-    asked |= {"label": label, "guidance": guidance}
+    asked = {"steps": steps, "sampler": sampler, "eta": eta, "label": label, "guidance": guidance}
+    own = {"temperature": temperature} if _is_sed(model) else {}
+    if not own and temperature != 1:
+        raise ValueError(f"{name} draws no pairs, so it has no temperature; leave it out")
+    asked |= own
     started = time.perf_counter()
     with _bar() as show:
-        batch = _draw(model, chance.split(chance.seeded(seed), n), asked, show)
+        quiet = {"detail": False} if own else {}
+        batch = _draw(model, chance.split(chance.seeded(seed), n), asked | quiet, show)
     seconds = time.perf_counter() - started
     recipe = _recipe(source, {"n": n, "seed": seed, **asked})
     if file is not None:
@@ -163,10 +166,15 @@ def sample(
     _tell_samples(batch, recipe, seconds, file, as_json)
 
 
-def _sampler(model: "nn.Module", name: str) -> "SED":
+def _is_sed(model: "nn.Module") -> bool:
     from sed_core.sed import SED
 
-    if not isinstance(model, SED):
+    return isinstance(model, SED)
+
+
+def _sampler(model: "nn.Module", name: str) -> Any:
+    """A model that makes samples: SED or a dense peer."""
+    if not hasattr(model, "stream"):
         raise ValueError(
             f"{name} is a {type(model).__name__}, which makes no samples; see 'sed-core models'"
         )
@@ -174,24 +182,30 @@ def _sampler(model: "nn.Module", name: str) -> "SED":
 
 
 def _draw(
-    model: "SED",
+    model: Any,
     generators: "list[TorchGenerator]",
     asked: Mapping[str, Any],
     show: Callable[[str, float, str], None],
 ) -> "SparseBatch":
-    """All samples, a bounded number of rows at a time."""
+    """All samples, a bounded number of rows at a time; of a dense one, what is not exactly 0."""
     from sed_core.sparse import SparseBatch
 
     parts: list[SparseBatch] = []
     for first in range(0, len(generators), ROWS):
         rows = generators[first : first + ROWS]
         step = None
-        for step in model.stream(len(rows), generator=rows, detail=False, **asked):
-            part = 0.3 * (1 - step.t) if step.stage == "latent" else 1 - 0.7 * step.t
+        for step in model.stream(len(rows), generator=rows, **asked):
+            part = _share(step.stage, 1 - step.t)
             show("sampling", (first + part * len(rows)) / len(generators), step.stage)
         assert step is not None
-        parts.append(step.x.to("cpu"))
+        x = step.x.to("cpu")
+        parts.append(x if isinstance(x, SparseBatch) else SparseBatch.from_dense(x))
     return SparseBatch.concat(parts)
+
+
+def _share(stage: str, done: float) -> float:
+    """How much of a sample is made; the latent of SED takes about a third of its time."""
+    return {"latent": 0.3 * done, "pairs": 0.3 + 0.7 * done}.get(stage, done)
 
 
 def _recipe(source: Any, asked: Mapping[str, Any]) -> dict[str, Any]:
@@ -239,17 +253,34 @@ def _pairs(batch: "SparseBatch") -> bytes:
 @app.command()
 def evaluate(
     name: Checkpoint,
-    samples: Annotated[int, typer.Option(help="How many samples to judge.")] = 10_000,
+    samples: Annotated[
+        int | None,
+        typer.Option(help="How many samples to judge; 10,000, or 2,000 each with --against."),
+    ] = None,
     seed: Seed = 0,
     guidance: Annotated[float, typer.Option(help="Guidance of the samples.")] = 2.0,
     steps: Steps = 50,
     data: Annotated[
-        Literal["mnist", "fashion_mnist"] | None, typer.Option(help="Data set.")
+        Literal["mnist", "fashion_mnist", "ecal"] | None, typer.Option(help="Data set.")
     ] = None,
     judge: Annotated[str | None, typer.Option(help="Checkpoint that judges the samples.")] = None,
     keep: Annotated[
         bool, typer.Option("--save", help="Put the figures into the checkpoint.")
     ] = False,
+    against: Annotated[
+        str | None, typer.Option(help="Other checkpoints, with commas: one table of all of them.")
+    ] = None,
+    outs: Annotated[
+        list[Path] | None,
+        typer.Option("--out", help="With --against: .json, .md or .csv; without an ending, all."),
+    ] = None,
+    drawn: Annotated[
+        Path | None,
+        typer.Option("--keep", help="With --against: folder of samples to go on from."),
+    ] = None,
+    costs: Annotated[
+        bool, typer.Option(help="With --against: count and time what a sample costs.")
+    ] = True,
     device: Device = "auto",
     network: Network = False,
     as_json: AsJson = False,
@@ -258,10 +289,23 @@ def evaluate(
     from sed_core import evaluation, hub, limits
     from sed_core.domains import digits
 
+    samples = samples or (10_000 if against is None else 2_000)
     limits.LAPTOP.check(rows=samples, steps=steps, guidance=guidance, seed=seed)
     card = next((card for card in hub.shipped() if card.name == name), None)
     chosen: Any = data or (card.data if card else "mnist")
     model = hub.load(name, device=device, allow_network=network)
+    if against is not None or not _evaluated_alone(model, chosen):
+        asked = {"samples": samples, "seed": seed, "guidance": guidance, "steps": steps}
+        refs = [name, *(ref.strip() for ref in (against or "").split(",") if ref.strip())]
+        place = {"device": device, "network": network}
+        result = _compare(
+            refs, chosen, asked | {"costs": costs}, judge, outs or [], drawn, place, as_json
+        )
+        if keep:
+            _keep_comparison(refs, chosen, result)
+        return
+    if outs or drawn:
+        raise ValueError("--out and --keep belong to a comparison; name its peers with --against")
     test = digits.load(chosen, "test", allow_network=network)
     started = time.monotonic()
     with _bar() as show:
@@ -285,22 +329,77 @@ def evaluate(
     _tell(result, evaluation.table(result), as_json)
 
 
+def _compare(
+    refs: list[str],
+    data: Any,
+    asked: Mapping[str, Any],
+    judge: str | None,
+    outs: list[Path],
+    drawn: Path | None,
+    place: Mapping[str, Any],
+    as_json: bool,
+) -> dict[str, Any]:
+    """One table of all methods, told and written."""
+    from sed_core import comparison
+
+    comparison.files_of(outs)  # refuses a bad ending before any work
+    started = time.monotonic()
+    with _bar() as show:
+        result = comparison.compare(
+            refs,
+            comparison.aim_at(data, judge=judge, **place),
+            plan=comparison.Plan(**asked),
+            keep=drawn,
+            progress=lambda share, words: show(words, share, _left(started, share)),
+            **place,
+        )
+    comparison.write_table(result, outs)
+    _tell(result, comparison.markdown(result), as_json)
+    return result
+
+
+def _evaluated_alone(model: "nn.Module", data: str) -> bool:
+    """Whether a model has figures of its own: rebuilt digits, or a judge's right answers."""
+    return type(model).__name__ == "DigitJudge" or (_is_sed(model) and data != "ecal")
+
+
+def _keep_comparison(refs: list[str], data: str, result: Mapping[str, Any]) -> None:
+    """Put each checkpoint's rows into its metrics.json, and its card where it has no other."""
+    from sed_core import hub, model_card
+
+    for ref in refs:
+        folder = _own_folder(ref)
+        metrics = hub.figures(folder) | {"comparison": model_card.of_checkpoint(result, ref)}
+        title = ref if folder.name == ref else f"{folder.parent.name}"
+        alone = "figures" in metrics
+        card = (model_card.sed_card if alone else model_card.compared_card)(title, data, metrics)
+        hub.revise(folder, metrics=metrics, card=card)
+
+
+def _own_folder(ref: str) -> Path:
+    """The folder of a checkpoint that may be written to."""
+    from sed_core import hub
+
+    source = hub.resolve(ref)
+    if source.commit:
+        raise ValueError(f"{ref} lies in the Hub's cache; copy its folder to keep figures in it")
+    return source.folder
+
+
 def _keep(name: str, data: str, result: Mapping[str, Any]) -> None:
     """Put figures into metrics.json, leave what else stands there, and write the card anew."""
     from sed_core import evaluation, hub, model_card
 
-    source = hub.resolve(name)
-    if source.commit:
-        raise ValueError(f"{name} lies in the Hub's cache; copy its folder to keep figures in it")
-    metrics = {**hub.figures(source.folder), **result}
+    folder = _own_folder(name)
+    metrics = {**hub.figures(folder), **result}
     judged = "judge_worst" in result["figures"]
-    title = source.folder.name if source.folder.name != "checkpoint" else f"sed-{data}"
+    title = folder.name if folder.name != "checkpoint" else f"sed-{data}"
     card = (
         evaluation.judge_card(metrics, data)
         if judged
         else model_card.sed_card(title, data, metrics)
     )
-    hub.revise(source.folder, metrics=metrics, card=card)
+    hub.revise(folder, metrics=metrics, card=card)
 
 
 # -- models and doctor -----------------------------------------------------------------------------

@@ -110,7 +110,7 @@ def evaluate_digits(
         "sampler": "ddim",
         "eta": 0.0,
         "temperature": 1.0,
-        **_machine(model),
+        **machine(model),
         "seconds_rebuild": round(rebuild_seconds, 1),
         "seconds_make": round(make_seconds, 1),
         "seconds": round(time.perf_counter() - started, 1),
@@ -151,12 +151,12 @@ def evaluate_judge(judge: DigitJudge, test: Digits, *, seed: int = 0) -> dict[st
     classes = cast("list[int]", test.labels.unique().tolist())
     worst = min((right[test.labels == label] for label in classes), key=_average)
     figures = {
-        "judge_accuracy": _mean(right, chance),
-        "judge_worst": _mean(worst, chance),
-        "judge_sure": _mean(_sure(prob), chance),
+        "judge_accuracy": mean_figure(right, chance),
+        "judge_worst": mean_figure(worst, chance),
+        "judge_sure": mean_figure(sure(prob), chance),
     }
     seconds = round(time.perf_counter() - started, 1)
-    setting = {"seed": seed, "test": len(test), **_machine(judge), "seconds": seconds}
+    setting = {"seed": seed, "test": len(test), **machine(judge), "seconds": seconds}
     got = figures["judge_accuracy"]["value"]
     reached = [_target("judge: right on real test digits", ">=", 0.985, got)]
     return {"setting": setting, "figures": figures, "targets": reached}
@@ -227,10 +227,10 @@ def rebuilt_figures(
     other = order.roll(1)[order.argsort()]  # every digit gets the z of another one
     one_for_all = prior[torch.zeros(len(real), dtype=torch.int64)]
     return {
-        "support_iou": _mean(iou, chance),
-        "value_error": _figure(sparsity.value_error(rebuilt, real), len(real)),
-        "support_iou_shuffled": _mean(sparsity.support_iou(rebuilt[other], real), chance),
-        "support_iou_prior": _mean(sparsity.support_iou(one_for_all, real), chance),
+        "support_iou": mean_figure(iou, chance),
+        "value_error": plain_figure(sparsity.value_error(rebuilt, real), len(real)),
+        "support_iou_shuffled": mean_figure(sparsity.support_iou(rebuilt[other], real), chance),
+        "support_iou_prior": mean_figure(sparsity.support_iou(one_for_all, real), chance),
     }
 
 
@@ -240,18 +240,18 @@ def shape_figures(made: SparseBatch, real: SparseBatch, floor: SparseBatch) -> F
     ink, ink_real, ink_floor = (part.value.sum(1) for part in (set_made, real, floor))
     mean_ink = ink_real.mean().item()
     return {
-        "order_accuracy": _figure(sparsity.order_accuracy(made.index, made.mask), n),
-        "bad_steps": _figure(sparsity.bad_steps(made.index, made.mask), n),
-        "count_w1": _figure(
+        "order_accuracy": plain_figure(sparsity.order_accuracy(made.index, made.mask), n),
+        "bad_steps": plain_figure(sparsity.bad_steps(made.index, made.mask), n),
+        "count_w1": plain_figure(
             sparsity.count_w1(set_made, real), n, floor=sparsity.count_w1(floor, real)
         ),
-        "count_w1_share": _figure(
+        "count_w1_share": plain_figure(
             sparsity.count_w1_share(set_made, real), n, floor=sparsity.count_w1_share(floor, real)
         ),
-        "ink_w1_share": _figure(
+        "ink_w1_share": plain_figure(
             w1(ink, ink_real) / mean_ink, n, floor=w1(ink_floor, ink_real) / mean_ink
         ),
-        "zero_share": _figure(set_made.sparsity, n, floor=real.sparsity),
+        "zero_share": plain_figure(set_made.sparsity, n, floor=real.sparsity),
     }
 
 
@@ -271,17 +271,17 @@ def judge_figures(
     _, features_floor = read(judge, floor.images.float() / 255)
     right = (prob_real.argmax(1) == test.labels).double()
     figures = {
-        "sure": _mean(_sure(prob), chance, floor=_sure(prob_real).mean().item()),
-        "frechet": _figure(
+        "sure": mean_figure(sure(prob), chance, floor=sure(prob_real).mean().item()),
+        "frechet": plain_figure(
             frechet(features, features_real),
             len(made),
             floor=frechet(features_floor, features_real),
         ),
-        "judge_accuracy": _mean(right, chance),
+        "judge_accuracy": mean_figure(right, chance),
     }
     if labels is not None:
         agree = (prob.argmax(1) == labels).double()
-        figures["agreement"] = _mean(agree, chance, floor=right.mean().item())
+        figures["agreement"] = mean_figure(agree, chance, floor=right.mean().item())
     return figures
 
 
@@ -291,7 +291,7 @@ def _agreement(
     if made is None or labels is None:
         return {}
     prob, _ = _read(judge, made)
-    return {name: _mean((prob.argmax(1) == labels[: len(made)]).double(), seeded(seed))}
+    return {name: mean_figure((prob.argmax(1) == labels[: len(made)]).double(), seeded(seed))}
 
 
 def _nearest(made: SparseBatch, test: Digits, train: Digits) -> dict[str, Any]:
@@ -299,7 +299,7 @@ def _nearest(made: SparseBatch, test: Digits, train: Digits) -> dict[str, Any]:
     some = made[: min(NEAREST, len(made))].to_dense() * 255
     real = test.images[: len(some)].float()
     near, near_real = (nearest(part, train.images) / 255 for part in (some, real))
-    return _figure(near.median().item(), len(some), floor=near_real.median().item())
+    return plain_figure(near.median().item(), len(some), floor=near_real.median().item())
 
 
 def _read(judge: DigitJudge, batch: SparseBatch) -> tuple[Tensor, Tensor]:
@@ -310,18 +310,20 @@ def _read(judge: DigitJudge, batch: SparseBatch) -> tuple[Tensor, Tensor]:
     return torch.cat([prob for prob, _ in parts]), torch.cat([features for _, features in parts])
 
 
-def _sure(prob: Float[Tensor, "n K"]) -> Float[Tensor, " n"]:
+def sure(prob: Float[Tensor, "n K"]) -> Float[Tensor, " n"]:
     return (prob.amax(1) > SURE).double()
 
 
-def _mean(values: Tensor, chance: torch.Generator, *, floor: float | None = None) -> dict[str, Any]:
+def mean_figure(
+    values: Tensor, chance: torch.Generator, *, floor: float | None = None
+) -> dict[str, Any]:
     """A figure that is a mean, with its 95 % bootstrap interval."""
     low, high = interval(values, generator=chance)
-    figure = _figure(values.double().mean().item(), len(values), floor=floor)
+    figure = plain_figure(values.double().mean().item(), len(values), floor=floor)
     return {**figure, "low": round(low, 6), "high": round(high, 6)}
 
 
-def _figure(value: float, n: int, *, floor: float | None = None) -> dict[str, Any]:
+def plain_figure(value: float, n: int, *, floor: float | None = None) -> dict[str, Any]:
     """A value, how many rows it comes from, and what real digits get."""
     known = {"value": None if math.isnan(value) else round(value, 6), "n": n}
     return known if floor is None else {**known, "real": round(floor, 6)}
@@ -441,7 +443,7 @@ class _Meter:
         return self.start - before
 
 
-def _machine(model: nn.Module) -> dict[str, Any]:
+def machine(model: nn.Module) -> dict[str, Any]:
     device = next(model.parameters()).device
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else platform.machine()
     return {

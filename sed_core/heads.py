@@ -122,10 +122,6 @@ class BlockedHead(nn.Module):
         self.dim, self.size = dim, ceil(sqrt(dim))
         self.blocks = ceil(dim / self.size)
         self.block = nn.Linear(width, self.blocks + 1)
-        self._prepare_offsets(width)
-
-    def _prepare_offsets(self, width: int) -> None:
-        """A row of weights for every dimension."""
         flat = nn.Linear(width, self.blocks * self.size)
         self.weight = nn.Parameter(flat.weight.detach().view(self.blocks, self.size, width))
         self.bias = nn.Parameter(flat.bias.detach().view(self.blocks, self.size))
@@ -147,7 +143,7 @@ class BlockedHead(nn.Module):
         )
         total = blocks.gather(1, aim_block[:, None])[:, 0]
         inside = aims < self.dim
-        offsets = self.offsets_of_many(tokens[inside], aim_block[inside])
+        offsets = self._grouped_offsets(tokens[inside], aim_block[inside])
         offsets = self._mask_offsets(
             offsets, aim_block[inside], before[inside], base, row[inside]
         ).log_softmax(-1)
@@ -165,7 +161,7 @@ class BlockedHead(nn.Module):
         """The whole next-index law: every block's offsets, so as dear as a flat head."""
         rows = torch.arange(len(h), device=h.device)
         blocks = tempered(self._block_logits(h, last, base, rows), temperature)
-        offsets = self.offsets_of_all(h)
+        offsets = torch.einsum("bw,nsw->bns", h, self.weight) + self.bias
         every = torch.arange(self.blocks, device=h.device)
         masked = [
             self._mask_offsets(offsets[:, n], every[n].expand(len(h)), last, base, rows)
@@ -191,7 +187,7 @@ class BlockedHead(nn.Module):
         inside = block.clamp_max(self.blocks - 1)
         below = F.pad(blocks.double().cumsum(1), (1, 0)).gather(1, block[:, None])[:, 0]
         share = (u - below) / blocks.gather(1, block[:, None])[:, 0].double()
-        logits = self.offsets(h, inside)
+        logits = torch.einsum("bw,bsw->bs", h, self.weight[inside]) + self.bias[inside]
         logits = self._mask_offsets(logits, inside, last, base, rows)
         stop = block == self.blocks
         logits = logits.masked_fill(stop[:, None], 0.0)
@@ -233,18 +229,8 @@ class BlockedHead(nn.Module):
     def _dims(self, block: Tensor) -> Tensor:
         return block[:, None] * self.size + torch.arange(self.size, device=block.device)
 
-    def offsets(self, h: Float[Tensor, "T W"], block: Int[Tensor, " T"]) -> Float[Tensor, "T size"]:
-        """Offset logits of each token's own block; reads a table of T blocks."""
-        return torch.einsum("bw,bsw->bs", h, self.weight[block]) + self.bias[block]
-
-    def offsets_of_all(self, h: Float[Tensor, "T W"]) -> Float[Tensor, "T blocks size"]:
-        """Offset logits in every block."""
-        return torch.einsum("bw,nsw->bns", h, self.weight) + self.bias
-
-    def offsets_of_many(
-        self, h: Float[Tensor, "T W"], block: Int[Tensor, " T"]
-    ) -> Float[Tensor, "T size"]:
-        """As `offsets`, for many tokens: sorted by block, one batched product."""
+    def _grouped_offsets(self, h: Tensor, block: Tensor) -> Tensor:
+        """Offset logits of each token's own block: tokens sorted by block, one batched product."""
         order = block.argsort(stable=True)
         counts = torch.bincount(block, minlength=self.blocks)
         start = counts.cumsum(0) - counts
@@ -254,34 +240,6 @@ class BlockedHead(nn.Module):
         packed = packed.index_put((block[order], place), h[order])
         logits = torch.baddbmm(self.bias[:, None].to(h.dtype), packed, self.weight.mT.to(h.dtype))
         return logits[block[order], place][order.argsort()]
-
-
-class SharedBlockedHead(BlockedHead):
-    """A blocked head whose offsets share one set of weights; the block bends the state instead.
-
-    offset logits = W gelu(M h + e_block) + b: about 3 W sqrt(D) weights instead of W D, so that
-    memory and the optimiser's work, too, hardly grow with D. For hundreds of thousands of
-    dimensions and more; below, the table of a blocked head is small and says more.
-    """
-
-    def _prepare_offsets(self, width: int) -> None:
-        self.mix = nn.Linear(width, width)
-        self.shift = nn.Embedding(self.blocks, width)
-        self.rows = nn.Linear(width, self.size)
-
-    def offsets(self, h: Float[Tensor, "T W"], block: Int[Tensor, " T"]) -> Float[Tensor, "T size"]:
-        """Offset logits of each token's own block."""
-        return self.rows(F.gelu(self.mix(h) + self.shift(block)))
-
-    def offsets_of_all(self, h: Float[Tensor, "T W"]) -> Float[Tensor, "T blocks size"]:
-        """Offset logits in every block."""
-        return self.rows(F.gelu(self.mix(h)[:, None] + self.shift.weight))
-
-    def offsets_of_many(
-        self, h: Float[Tensor, "T W"], block: Int[Tensor, " T"]
-    ) -> Float[Tensor, "T size"]:
-        """As `offsets`: no table, so nothing to sort by."""
-        return self.offsets(h, block)
 
 
 def tempered(logits: Tensor, temperature: float) -> Tensor:

@@ -3,8 +3,12 @@
 from collections.abc import Mapping
 from typing import Any
 
-from sed_core.domains.digits import CREDITS, TITLES
+from sed_core import comparison
+from sed_core.domains import calorimeter, digits
 from sed_core.evaluation import table
+
+TITLES = {**digits.TITLES, "ecal": calorimeter.TITLE}
+CREDITS = {**digits.CREDITS, "ecal": calorimeter.CREDIT}
 
 
 def sed_card(name: str, data: str, metrics: Mapping[str, Any]) -> str:
@@ -23,6 +27,27 @@ def sed_card(name: str, data: str, metrics: Mapping[str, Any]) -> str:
     )
 
 
+def of_checkpoint(result: Mapping[str, Any], ref: str) -> dict[str, Any]:
+    """A comparison's rows of one checkpoint, beside the floor."""
+    return {**result, "methods": [m for m in result["methods"] if m["checkpoint"] == ref]}
+
+
+def compared_card(name: str, data: str, metrics: Mapping[str, Any]) -> str:
+    """README.md of a checkpoint whose figures come from a comparison."""
+    result = metrics["comparison"]
+    family = result["methods"][0]["family"]
+    return COMPARED_CARD.format(
+        name=name,
+        what=WHAT[family],
+        source=SOURCE[family],
+        data=TITLES[data],
+        credit=CREDITS[data],
+        table=comparison.markdown(result),
+        training=_training(metrics.get("training", {})),
+        recipe=metrics.get("recipe", ""),
+    )
+
+
 def _zeros(metrics: Mapping[str, Any]) -> str:
     share = metrics["figures"]["zero_share"]
     return f"{share['real']:.1%} in real test digits, {share['value']:.1%} in samples"
@@ -34,7 +59,8 @@ def _training(training: Mapping[str, Any]) -> str:
         f"- {name}: " + ", ".join(f"{key} {value}" for key, value in stage.items())
         for name, stage in training.get("stages", {}).items()
     ]
-    where = ", ".join(f"{key} {value}" for key, value in training.items() if key != "stages")
+    told = training.keys() - {"stages", "curves"}
+    where = ", ".join(f"{key} {value}" for key, value in training.items() if key in told)
     return "\n".join([*lines, f"- {where}"]) if training else "- not recorded"
 
 
@@ -87,4 +113,79 @@ processor; on another the last digits may differ, and with them, rarely, a pixel
 
 Ostheimer et al., "Skipping the Zeros in Diffusion Models for Sparse Data Generation", ICML 2026.
 This is an independent implementation; what the paper leaves open is decided in docs/decisions.md.
+"""
+
+WHAT = {
+    "SED": (
+        "Noise becomes 64 numbers by diffusion; a decoder writes them out as (place, value) "
+        "pairs, one at a time, in ascending order, until it says stop. Every place that is not "
+        "named is an exact zero."
+    ),
+    "DDPM": (
+        "The dense peer of SED: the same diffusion (schedule, target, self-conditioning, classes, "
+        "guidance) on every value of the data, zeros included."
+    ),
+    "SparsityBits": (
+        "The predecessor of SED: a bit beside every value says whether it is zero, and values and "
+        "bits are diffused together, with the same schedule, target and guidance as SED."
+    ),
+    "LDM": (
+        "The latent peer of SED: a dense autoencoder reads and writes every value, zeros "
+        "included; latent size and latent diffusion are SED's."
+    ),
+    "SARM": (
+        "An autoregressive peer of SED: gate and value of one pixel after the other along a "
+        "spiral, zeros included."
+    ),
+}
+SOURCE = {
+    "SED": (
+        'Ostheimer et al., "Skipping the Zeros in Diffusion Models for Sparse Data Generation", '
+        "ICML 2026"
+    ),
+    "DDPM": 'Ho et al., "Denoising Diffusion Probabilistic Models", 2020',
+    "SparsityBits": 'Ostheimer et al., "Sparse Data Diffusion", arXiv 2502.02448',
+    "LDM": ('Rombach et al., "High-Resolution Image Synthesis with Latent Diffusion Models", 2022'),
+    "SARM": 'Lu et al., "Sparse autoregressive models", PRD 103, 036012, 2021',
+}
+
+COMPARED_CARD = """\
+---
+library_name: sed-core
+license: apache-2.0
+tags: [sparse-diffusion]
+---
+
+# {name}
+
+{what}
+
+```python
+from sed_core import load, seeded
+
+x = load("{name}").sample(16, label=1, guidance=2.0, generator=seeded(7))
+```
+
+## Figures
+
+{table}
+## Training
+
+{training}
+
+The same again: `{recipe}`
+
+## Data and licence
+
+{data}: {credit}. None of the data is in this folder, only what was learned from it. Weights and
+card: Apache-2.0.
+
+## Limits
+
+It is here to be compared with the other checkpoints of the same data, in the same run, and was
+trained for minutes rather than days. Its samples are as good as the figures above say.
+
+## Source of the method
+
+{source}. This is an independent implementation; what was decided is in docs/decisions.md.
 """

@@ -72,9 +72,9 @@ SED_PLANS_ON_CPU: Mapping[str, Plan] = {
         "latent": Stage(steps=6_000, rows=512, lr=1e-3),
     },
     "ecal": {
-        "draft": Stage(steps=8_000, rows=64, lr=2e-3),
-        "savae": Stage(steps=3_000, rows=32, lr=1e-3),
-        "latent": Stage(steps=6_000, rows=512, lr=1e-3),
+        "draft": Stage(steps=6_000, rows=64, lr=2e-3),
+        "savae": Stage(steps=2_500, rows=32, lr=1e-3),
+        "latent": Stage(steps=5_000, rows=512, lr=1e-3),
     },
 }
 SED_PLAN_ON_GPU: Plan = {
@@ -84,14 +84,14 @@ SED_PLAN_ON_GPU: Plan = {
 }
 DENSE_PLANS_ON_CPU: Mapping[str, Plan] = {
     "mnist": {"dense": Stage(steps=4_500, rows=64, lr=1e-3)},
-    "fashion": {"dense": Stage(steps=3_000, rows=64, lr=1e-3)},
-    "ecal": {"dense": Stage(steps=3_000, rows=64, lr=1e-3)},
+    "fashion": {"dense": Stage(steps=2_000, rows=64, lr=1e-3)},
+    "ecal": {"dense": Stage(steps=2_000, rows=64, lr=1e-3)},
 }
 DENSE_PLAN_ON_GPU: Plan = {"dense": Stage(steps=40_000, rows=256, lr=1e-3, ema=0.9995)}
 LDM_PLANS: Mapping[Budget, Plan] = {
     "cpu": {
-        "autoencoder": Stage(steps=3_500, rows=64, lr=1e-3),
-        "latent": Stage(steps=6_000, rows=512, lr=1e-3),
+        "autoencoder": Stage(steps=3_000, rows=64, lr=1e-3),
+        "latent": Stage(steps=5_000, rows=512, lr=1e-3),
     },
     "gpu": {
         "autoencoder": Stage(steps=20_000, rows=256, lr=1e-3),

@@ -35,6 +35,7 @@ from sed_core.stream import Step
 from sed_core.training import Loss
 
 TOP = 5  # alternatives that a decode step reports
+ROOM = 256  # pairs a row that decoding starts with room for
 
 
 class SAVAE(nn.Module):
@@ -292,9 +293,10 @@ class _Decoding:
         rows = len(z)
         self.rows = torch.arange(rows, device=z.device)  # rows still computed
         self.alive = torch.ones(rows, dtype=torch.bool, device=z.device)
-        self.index = torch.zeros(rows, self.cap, dtype=torch.int64, device=z.device)
-        self.value = torch.zeros(rows, self.cap, device=z.device)
-        self.mask = torch.zeros(rows, self.cap, dtype=torch.bool, device=z.device)
+        room = min(self.cap, ROOM)
+        self.index = torch.zeros(rows, room, dtype=torch.int64, device=z.device)
+        self.value = torch.zeros(rows, room, device=z.device)
+        self.mask = torch.zeros(rows, room, dtype=torch.bool, device=z.device)
         self.passed = torch.zeros(rows, dtype=torch.int64, device=z.device)  # dimensions behind us
         self.used = (
             torch.zeros(rows, c.dim, dtype=torch.bool, device=z.device)
@@ -345,6 +347,7 @@ class _Decoding:
             passed = passed.masked_fill(~going, self.dim)
             index, value = index.masked_fill(~going, 0), value.masked_fill(~going, 0.0)
         if self.position < self.cap:
+            self._make_room()
             self.index[self.rows, self.position] = index
             self.value[self.rows, self.position] = value
             self.mask[self.rows, self.position] = going
@@ -355,6 +358,15 @@ class _Decoding:
         self.position += 1
         if 0 < living <= 0.75 * len(going):
             self._keep(going.nonzero()[:, 0])
+
+    def _make_room(self) -> None:
+        """Twice as many places for pairs, where they are full; steps told before keep theirs."""
+        room = self.index.shape[1]
+        if self.position == room:
+            more = (0, min(room, self.cap - room))
+            self.index, self.value, self.mask = (
+                F.pad(part, more) for part in (self.index, self.value, self.mask)
+            )
 
     def _keep(self, rows: Tensor) -> None:
         self.rows, self.alive, self.passed = self.rows[rows], self.alive[rows], self.passed[rows]

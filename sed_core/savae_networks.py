@@ -15,11 +15,12 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
-from sed_core.heads import BlockedHead, FlatHead, IndexHead, SharedBlockedHead
+from sed_core.heads import BlockedHead, FlatHead, IndexHead
+from sed_core.nested_head import NestedHead
 from sed_core.nn import Block, CachedBlock, DimensionEncoding, masked_mean
 
 POOL_GAIN = 20.0
-HEADS = {"flat": FlatHead, "blocked": BlockedHead, "blocked_shared": SharedBlockedHead}
+HEADS = {"flat": FlatHead, "blocked": BlockedHead, "nested": NestedHead}
 
 
 @dataclass(frozen=True)
@@ -36,7 +37,7 @@ class SAVAEConfig:
     pool_width: int = 512  # features a token is widened to before the mean
     pool_count: bool = False  # tell the posterior log(1 + number of pairs)
     beta: float = 1e-6  # weight of the KL
-    index_head: Literal["flat", "blocked", "blocked_shared"] = "flat"
+    index_head: Literal["flat", "blocked", "nested"] = "flat"
     mask: Literal["none", "used", "past"] = "past"  # dimensions that can't be chosen any more
     z_cond: Literal["bias", "prefix", "cross"] = "bias"  # how z reaches the decoder
     draft: Literal["none", "beside", "base"] = (
@@ -57,6 +58,11 @@ class SAVAEConfig:
             raise ValueError(f"width must be even and divide by heads, got {self.width}")
         if self.index_head != "flat" and self.mask == "used":
             raise ValueError("a blocked head masks 'past' or 'none'; 'used' needs the flat head")
+        if self.index_head == "nested" and self.draft == "base":
+            raise ValueError(
+                "the nested head is for so many dimensions that a draft as its base would cost "
+                "more than all else; take draft='none' or 'beside'"
+            )
         if self.value_law == "lognormal" and self.signed:
             raise ValueError("a log-normal value law needs positive data, got signed=True")
 

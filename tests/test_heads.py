@@ -10,13 +10,12 @@ from small import largest, randomise
 from torch import Tensor
 
 from sed_core.chance import seeded
-from sed_core.heads import BlockedHead, FlatHead, SharedBlockedHead, hazard_law, invert, tempered
+from sed_core.heads import BlockedHead, FlatHead, hazard_law, invert, tempered
 
 WIDTH = 6
 seeds = st.integers(0, 2**31)
 dims = st.integers(1, 30)  # 1, squares, primes: ragged last blocks of every kind
-heads = pytest.mark.parametrize("kind", [FlatHead, BlockedHead, SharedBlockedHead])
-blocked_heads = pytest.mark.parametrize("kind", [BlockedHead, SharedBlockedHead])
+heads = pytest.mark.parametrize("kind", [FlatHead, BlockedHead])
 
 
 def head(kind: type, dim: int, seed: int):
@@ -71,21 +70,12 @@ def test_log_prob_is_the_log_of_the_law(kind, seed, dim, based) -> None:
         assert largest(found[row], wanted) < 1e-4  # logs of float32 softmaxes
 
 
-def offset_logits_by_hand(model: BlockedHead, h: Tensor) -> Tensor:
-    """All offset logits of one state, block after block."""
-    if isinstance(model, SharedBlockedHead):
-        bent = [torch.nn.functional.gelu(model.mix(h) + e) for e in model.shift.weight]
-        return torch.stack([model.rows.weight @ x + model.rows.bias for x in bent])
-    return (model.weight @ h) + model.bias
-
-
-@blocked_heads
 @given(seeds, dims)
-def test_blocked_law_is_the_brute_force_product(kind, seed: int, dim: int) -> None:
-    model = head(kind, dim, seed).double()
+def test_blocked_law_is_the_brute_force_product(seed: int, dim: int) -> None:
+    model = head(BlockedHead, dim, seed).double()
     h = states(seed, 1).double()
     block_logits = model.block(h)[0]
-    offset_logits = offset_logits_by_hand(model, h[0]).flatten()[:dim]
+    offset_logits = ((model.weight @ h[0]) + model.bias).flatten()[:dim]
     groups = torch.arange(dim).split(model.size)  # the last one may be ragged
     for last in range(-1, dim):
         left = [group[group > last] for group in groups]
@@ -123,11 +113,10 @@ def test_hazard_law_is_the_next_index_of_independent_bernoullis(seed: int) -> No
         assert largest(law.masked_fill(gone, float("-inf")).softmax(1)[0], wanted) < 1e-12
 
 
-@blocked_heads
 @given(seeds, dims)
-def test_a_blocked_head_without_weights_is_its_base(kind, seed: int, dim: int) -> None:
+def test_a_blocked_head_without_weights_is_its_base(seed: int, dim: int) -> None:
     """With all weights zero the two-level law is the draft's own law, split by blocks."""
-    model = kind(WIDTH, dim)
+    model = BlockedHead(WIDTH, dim)
     for parameter in model.parameters():
         torch.nn.init.zeros_(parameter)
     last, base = every_last(dim), bases(seed, dim + 1, dim)
@@ -190,15 +179,13 @@ def test_inverting_skips_impossible_classes() -> None:
 # work -------------------------------------------------------------------------------------------
 
 
-@blocked_heads
 @given(seeds, dims, st.integers(0, 25))
-def test_offsets_are_each_tokens_own_block(kind, seed: int, dim: int, n: int) -> None:
-    model = head(kind, dim, seed)
+def test_grouped_offsets_are_each_tokens_own_block(seed: int, dim: int, n: int) -> None:
+    model = head(BlockedHead, dim, seed)
     block = torch.randint(model.blocks, (n,), generator=seeded(seed))
     h = states(seed, n)
-    wanted = model.offsets_of_all(h)[torch.arange(n), block]
-    assert largest(model.offsets(h, block), wanted) < 1e-5
-    assert largest(model.offsets_of_many(h, block), wanted) < 1e-5
+    wanted = torch.einsum("nw,nsw->ns", h, model.weight[block]) + model.bias[block]
+    assert largest(model._grouped_offsets(h, block), wanted) < 1e-5
 
 
 def test_a_blocked_pick_reads_far_less_than_a_flat_one() -> None:
@@ -206,7 +193,7 @@ def test_a_blocked_pick_reads_far_less_than_a_flat_one() -> None:
 
     dim, width, rows = 27_000, 16, 2
     cost = {}
-    for kind in (FlatHead, BlockedHead, SharedBlockedHead):
+    for kind in (FlatHead, BlockedHead):
         model = kind(width, dim)
         h, last, u = torch.zeros(rows, width), torch.full((rows,), -1), torch.zeros(rows)
         with FlopCounterMode(display=False) as counter, torch.no_grad():
@@ -214,13 +201,3 @@ def test_a_blocked_pick_reads_far_less_than_a_flat_one() -> None:
         cost[kind] = counter.get_total_flops() / (2 * rows)
     assert cost[FlatHead] == width * (dim + 1)
     assert cost[BlockedHead] == width * (164 + 1 + 165)  # d (n + 1 + m): 82 times less
-    assert cost[SharedBlockedHead] == cost[BlockedHead] + width * width
-
-
-def test_a_shared_head_holds_few_weights_and_tells_blocks_apart() -> None:
-    """A million dimensions in half a million numbers; the same state means other offsets."""
-    model = SharedBlockedHead(128, 1_000_000)
-    assert sum(p.numel() for p in model.parameters()) < 5e5
-    small = head(SharedBlockedHead, 25, 0)
-    law = small.offsets_of_all(states(0, 1))[0].softmax(-1)
-    assert largest(law[0], law[1]) > 0.05

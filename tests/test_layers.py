@@ -16,7 +16,7 @@ FLOORS = (
     {"sparse", "schedules", "chance", "limits"},
     {"stream", "store"},
     {"gaussian", "nn", "heads", "training", "strict", "files", "domains", "metrics"},
-    {"savae_networks", "remote", "weights", "unet"},
+    {"nested_head", "savae_networks", "remote", "weights", "unet"},
     {"savae", "diffusion"},
     {"sed"},
     {"baselines"},
