@@ -310,7 +310,8 @@ def evaluate(
     started = time.monotonic()
     with _bar() as show:
         if isinstance(model, hub.FAMILIES["DigitJudge"]):
-            result = evaluation.evaluate_judge(model, test, seed=seed)  # type: ignore[arg-type]
+            least = evaluation.JUDGE_TARGETS.get(chosen)
+            result = evaluation.evaluate_judge(model, test, least=least, seed=seed)  # type: ignore[arg-type]
         else:
             named = judge or (card.judge if card else f"judge-{chosen}")
             result = evaluation.evaluate_digits(

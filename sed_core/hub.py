@@ -126,8 +126,9 @@ def load(
     family, configs = _read_config(source.folder)
     manifest = _read_manifest(source.folder)
     header = weights.read_header(source.folder, weights.listed(manifest, WEIGHTS, source.folder))
+    header = weights.as_loaded(header, source.folder)
     weights.compare(header, _blueprint(family, configs, len(header)), source.folder)
-    tensors = weights.read_tensors(source.folder, WEIGHTS, manifest)
+    tensors = weights.unrounded(weights.read_tensors(source.folder, WEIGHTS, manifest))
     weights.refuse_infinite(tensors, source.folder)
     model = _build(family, configs)
     model.load_state_dict(tensors, strict=True)
@@ -141,18 +142,21 @@ def save(
     metrics: Mapping[str, Any],
     card: str,
     recipe: str,
-    dtype: Literal["float32", "float16"] = "float16",
+    dtype: Literal["float32", "float16", "int8"] = "float16",
     latents: Mapping[str, Tensor] | None = None,
 ) -> None:
     """Write a checkpoint folder in one move; `recipe` is the command that made the model.
 
-    Parameters are stored in `dtype`, buffers as they are; loading gives float32 again.
+    Parameters are stored in `dtype` (with int8 only matrices, one step a row, the rest float16),
+    buffers as they are; loading gives float32 again.
     """
     target = Path(folder)
     named = {name: part.detach().cpu() for name, part in model.state_dict().items()}
     parameters = {name for name, _ in model.named_parameters()}
-    if dtype == "float16":
-        named = {n: t.half() if n in parameters else t for n, t in named.items()}
+    if dtype == "int8":
+        named = weights.rounded(named, parameters)
+    if dtype != "float32":
+        named = {n: _half(t) if n in parameters else t for n, t in named.items()}
     weights.refuse_infinite(named, target)
     files = {
         CONFIG: _json_bytes(_config(model)),
@@ -371,6 +375,10 @@ def place(device: str | torch.device) -> torch.device:
 
 
 # -- files -----------------------------------------------------------------------------------------
+
+
+def _half(part: Tensor) -> Tensor:
+    return part.half() if part.is_floating_point() else part
 
 
 def _json_bytes(content: Mapping[str, Any]) -> bytes:

@@ -1,7 +1,7 @@
 """Weight files: every name, shape, type, byte and number checked before a model sees it."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +16,8 @@ from sed_core.strict import refuse_strangers
 WEIGHTS = "model.safetensors"
 LARGEST_HEADER = 1 << 20
 LARGEST_TENSOR_COUNT = 2_000
+LARGEST_INT8 = 127
+STEP = "/step"  # beside a matrix in int8: how much one unit is, for each of its rows
 DTYPES = {
     "F16": torch.float16,
     "BF16": torch.bfloat16,
@@ -23,6 +25,7 @@ DTYPES = {
     "F64": torch.float64,
     "I64": torch.int64,
     "I32": torch.int32,
+    "I8": torch.int8,
     "U8": torch.uint8,
     "BOOL": torch.bool,
 }
@@ -105,3 +108,46 @@ def listed(manifest: Mapping[str, Entry], name: str, folder: Path) -> Entry:
     if name not in manifest:
         raise CheckpointError(f"{folder.name}/{MANIFEST} does not list {name}; fetch it again")
     return manifest[name]
+
+
+# -- eight bits a weight ---------------------------------------------------------------------------
+
+
+def rounded(named: Mapping[str, Tensor], names: Collection[str]) -> dict[str, Tensor]:
+    """Those of `names` that are matrices as int8, with one step a row; all else as it is."""
+    out = dict(named)
+    for name in names:
+        weight = named[name]
+        if weight.dim() < 2:
+            continue
+        rows = weight.float().flatten(1)
+        step = rows.abs().amax(1).clamp_min(torch.finfo(torch.float32).tiny) / LARGEST_INT8
+        out[name] = (rows / step[:, None]).round().to(torch.int8).view_as(weight)
+        out[name + STEP] = step
+    return out
+
+
+def unrounded(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """What `rounded` made, back as float32."""
+    out = {name: part for name, part in tensors.items() if not name.endswith(STEP)}
+    for name in tensors.keys() - out.keys():
+        units = out[name.removesuffix(STEP)]
+        rows = units.float().flatten(1) * tensors[name][:, None]
+        out[name.removesuffix(STEP)] = rows.view_as(units)
+    return out
+
+
+def as_loaded(header: Header, folder: Path) -> Header:
+    """The header as the model sees it: a matrix in int8 and its steps are one float32 tensor."""
+    where = f"{folder.name}/{WEIGHTS}"
+    seen = {name: kind for name, kind in header.items() if not name.endswith(STEP)}
+    rounded = {name for name, (dtype, _) in seen.items() if dtype == torch.int8}
+    for name in {n.removesuffix(STEP) for n in header.keys() - seen.keys()} | rounded:
+        shape = seen[name][1] if name in rounded else ()
+        if len(shape) < 2 or header.get(name + STEP) != (torch.float32, shape[:1]):
+            raise CheckpointError(
+                f"{where} has {name!r:.80} in eight bits without one step a row; "
+                f"fetch {folder.name} again"
+            )
+        seen[name] = (torch.float32, shape)
+    return seen

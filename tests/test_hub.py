@@ -93,6 +93,39 @@ def test_half_precision_is_near_and_loads_as_float32(tmp_path: Path):
     assert stored["latent_sd"].dtype == torch.float32  # a buffer, not a parameter
 
 
+def test_eight_bits_are_within_half_a_step_of_each_row(tmp_path: Path):
+    model = small_sed()
+    folder = write(model, tmp_path / "a", dtype="int8")
+    whole = write(model, tmp_path / "b", dtype="float32")
+    assert (folder / hub.WEIGHTS).stat().st_size < 0.5 * (whole / hub.WEIGHTS).stat().st_size
+    again = hub.load(folder).state_dict()
+    for name, part in model.state_dict().items():
+        assert again[name].dtype == part.dtype
+        if name.endswith("weight") and part.dim() == 2:
+            step = part.abs().amax(1, keepdim=True) / 127
+            assert ((again[name] - part).abs() <= 0.501 * step).all(), name
+    assert torch.equal(again["latent_sd"], model.state_dict()["latent_sd"])
+
+
+@pytest.mark.parametrize(
+    "bend",
+    [
+        lambda t, name: t.pop(name + "/step"),
+        lambda t, name: t.update({name + "/step": t[name + "/step"][:-1].clone()}),
+        lambda t, name: t.update({name + "/step": t[name + "/step"].double()}),
+        lambda t, name: t.update({"stranger/step": torch.ones(3)}),
+        lambda t, name: t.update({"latent_sd/step": torch.ones(3)}),
+        lambda t, name: t.update({"latent_sd": t["latent_sd"].to(torch.int8)}),
+    ],
+)
+def test_eight_bits_without_one_step_a_row_are_refused(tmp_path: Path, bend):
+    folder = write(small_sed(), tmp_path / "a", dtype="int8")
+    tensors = tensors_of((folder / hub.WEIGHTS).read_bytes())
+    bend(tensors, next(name for name in tensors if name + "/step" in tensors))
+    reseal(folder, model__safetensors=bytes_of(tensors))
+    refused(folder, "in eight bits without one step a row")
+
+
 def test_a_judge_comes_back_too(tmp_path: Path):
     judge = DigitJudge(DigitJudgeConfig(channels=4, features=8)).eval()
     again = hub.load(write(judge, tmp_path / "judge", dtype="float32"))

