@@ -9,11 +9,13 @@ import json
 import math
 import secrets
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from typing import Any
 from urllib.parse import urlencode
 
 import streamlit as st
+
+from explorer.kinds import MNIST, Kind
 
 STOPS = {0.0: "0 off", 1.0: "1", 2.0: "2", 4.0: "4", 8.0: "8"}
 STEPS = (5, 10, 20, 50, 100)
@@ -64,8 +66,14 @@ def stamp(params: Params, sha: str) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:8]
 
 
-def read(values: Mapping[str, Any], models: Sequence[str]) -> tuple[Params, list[str]]:
-    """Parameters from what a URL or a panel says; what does not belong is named and left out."""
+def read(
+    values: Mapping[str, Any], models: Sequence[str], kinds: Mapping[str, Kind] | None = None
+) -> tuple[Params, list[str]]:
+    """Parameters from what a URL or a panel says; what does not belong is named and left out.
+
+    Args:
+        kinds: what each model was trained on; its classes bound the label.
+    """
     kept, ignored = {}, []
     for key in KEYS:
         if key not in values:
@@ -74,7 +82,12 @@ def read(values: Mapping[str, Any], models: Sequence[str]) -> tuple[Params, list
             kept[key] = _read(key, str(values[key]), models)
         except (ValueError, OverflowError):
             ignored.append(f"{key}={str(values[key])[:40]}")
-    return Params(**kept), ignored
+    params = Params(**kept)
+    classes = len((kinds or {}).get(params.model, MNIST).classes)
+    if params.label is not None and params.label >= classes:
+        ignored += [f"label={params.label}"] if "label" in kept else []
+        params = replace(params, label=None)
+    return params, ignored
 
 
 def _read(key: str, text: str, models: Sequence[str]) -> Any:
@@ -119,10 +132,14 @@ def _write(value: Any) -> str:
 # -- widgets -------------------------------------------------------------------------------------
 
 
-def refuse_bad_link(models: Sequence[str]) -> list[str]:
-    """Take values that do not belong out of the URL before a widget reads them; say which."""
+def refuse_bad_link(kinds: Mapping[str, Kind]) -> list[str]:
+    """Take values that do not belong out of the URL before a widget reads them; say which.
+
+    Args:
+        kinds: the models that can be asked for, and what each was trained on.
+    """
     given = {key: st.query_params[key] for key in KEYS if key in st.query_params}
-    _, ignored = read(given, models)
+    _, ignored = read(given, list(kinds), kinds)
     for note in ignored:
         del st.query_params[note.split("=")[0]]
     if ignored:
@@ -130,34 +147,55 @@ def refuse_bad_link(models: Sequence[str]) -> list[str]:
     return st.session_state.get("ignored", [])
 
 
-def panel(models: Sequence[str]) -> Params:
+def panel(kinds: Mapping[str, Kind]) -> Params:
     """Draw the controls and return what they say."""
     with st.container(gap="small"):
         top = st.container()
         with st.expander("More settings", key="more"):
-            _more(models)
+            _more(list(kinds))
     with top:
-        _few()
-    return read({key: st.session_state.get(key) for key in KEYS if _said(key)}, models)[0]
+        _few(kinds.get(st.session_state["model"], MNIST))
+    said = {key: st.session_state.get(key) for key in KEYS if _said(key)}
+    return read(said, list(kinds), kinds)[0]
 
 
 def _said(key: str) -> bool:
     return st.session_state.get(key) is not None
 
 
-def _few() -> None:
+def _few(kind: Kind) -> None:
     """The four controls a newcomer needs."""
-    options = ["any", *map(str, range(CLASSES))]
-    st.segmented_control(
-        "Digit",
-        options,
-        default=_write(DEFAULTS.label),
-        required=True,
-        key="label",
-        help="The class the model is asked for; any: it may draw what it likes.",
-        wrap=True,
-        bind="query-params",
-    )
+    choose_class(kind)
+    guidance_stops()
+    steps()
+    seed()
+
+
+def choose_class(kind: Kind) -> None:
+    """Pick a class by its name; the URL and the recipe hold its number.
+
+    A widget bound to the URL would write the name there, so this one is bound by hand.
+    """
+    options = ["any", *map(str, range(len(kind.classes)))]
+    state = st.session_state
+    label = state.setdefault("label", st.query_params.get("label", _write(DEFAULTS.label)))
+    state["label"] = state["label_choice"] = label if label in options else "any"
+    names = dict(zip(options, ["any", *kind.classes], strict=True))
+    help_words = "The class the model is asked for; any: it may draw what it likes."
+    if kind is MNIST:
+        st.segmented_control("Digit", options, required=True, key="label_choice", wrap=True,
+                             on_change=_take_class, help=help_words)  # fmt: skip
+    else:
+        st.selectbox("Class", options, format_func=names.__getitem__, key="label_choice",
+                     on_change=_take_class, help=help_words)  # fmt: skip
+    if state["label"] != _write(DEFAULTS.label):
+        st.query_params["label"] = state["label"]
+    elif "label" in st.query_params:
+        del st.query_params["label"]
+
+
+def guidance_stops() -> None:
+    """Named stops of the guidance; any other value stands in `guidance_field`."""
     guidance = st.session_state.get("guidance", DEFAULTS.guidance)
     st.session_state["guidance_stop"] = guidance if guidance in STOPS else None
     st.segmented_control(
@@ -170,6 +208,10 @@ def _few() -> None:
         "it (clearer, less varied). Any other value: More settings.",
         wrap=True,
     )
+
+
+def steps() -> None:
+    """Steps of the sampler."""
     st.segmented_control(
         "Steps",
         STEPS,
@@ -180,6 +222,10 @@ def _few() -> None:
         wrap=True,
         bind="query-params",
     )
+
+
+def seed() -> None:
+    """Where chance starts, and dice for another start."""
     with st.container(horizontal=True, vertical_alignment="bottom", gap="small"):
         st.number_input(
             "Seed",
@@ -194,8 +240,8 @@ def _few() -> None:
         st.button("New seed", icon=":material/casino:", on_click=_roll, key="dice")
 
 
-def _more(models: Sequence[str]) -> None:
-    """The controls a second look needs."""
+def guidance_field() -> None:
+    """The guidance as a number."""
     st.number_input(
         "Guidance, exactly",
         0.0,
@@ -205,6 +251,24 @@ def _more(models: Sequence[str]) -> None:
         key="guidance",
         bind="query-params",
     )
+
+
+def sampler() -> None:
+    """How a step is taken."""
+    st.segmented_control(
+        "Sampler",
+        SAMPLERS,
+        default=DEFAULTS.sampler,
+        required=True,
+        key="sampler",
+        help="DDIM walks straight; DDPM adds fresh noise at each step.",
+        bind="query-params",
+    )
+
+
+def _more(models: Sequence[str]) -> None:
+    """The controls a second look needs."""
+    guidance_field()
     st.number_input(
         "Temperature of the pairs",
         0.0,
@@ -215,15 +279,7 @@ def _more(models: Sequence[str]) -> None:
         help="0 always takes the most probable next pixel; 1 draws as the model has learned.",
         bind="query-params",
     )
-    st.segmented_control(
-        "Sampler",
-        SAMPLERS,
-        default=DEFAULTS.sampler,
-        required=True,
-        key="sampler",
-        help="DDIM walks straight; DDPM adds fresh noise at each step.",
-        bind="query-params",
-    )
+    sampler()
     st.number_input(
         "Eta (noise in DDIM steps)",
         0.0,
@@ -242,6 +298,10 @@ def _more(models: Sequence[str]) -> None:
 def choose_model(name: str) -> None:
     """Select a model from another page; call it in a callback."""
     st.session_state["model"] = name
+
+
+def _take_class() -> None:
+    st.session_state["label"] = st.session_state["label_choice"]
 
 
 def _take_stop() -> None:

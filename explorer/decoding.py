@@ -4,7 +4,6 @@ import re
 import uuid
 from collections.abc import Callable
 from functools import partial
-from math import isqrt
 from typing import Any
 
 import streamlit as st
@@ -57,9 +56,9 @@ def words(view: View) -> str:
 def live_words(run: Run, other: Run | None) -> str:
     """What is shown and how long it took, measured."""
     p = run.params
-    what = "any digit" if p.label is None else f"digit {p.label}"
     text = (
-        f"Live: {p.model}, {what}, guidance {p.guidance:g}, {p.steps} steps, seed {p.seed}. "
+        f"Live: {p.model}, {run.kind.what(p.label)}, guidance {p.guidance:g}, "
+        f"{p.steps} steps, seed {p.seed}. "
         f"Measured here: latent {run.latent_seconds:.2f} s, pairs {run.pairs_seconds:.2f} s "
         f"({run.device}).{recorded.guess_words(min(GUESSES, p.steps), p.steps)}"
     )
@@ -73,7 +72,7 @@ def pixel(index: int, run: Run) -> str:
     """A pixel's name as the player says it, or stop."""
     if index == run.sample.dim:
         return "stop"
-    row, column = divmod(index, isqrt(run.sample.dim))
+    row, column = divmod(index, run.kind.side)
     return f"row {row}, column {column}"
 
 
@@ -157,7 +156,7 @@ def _submit(job: Callable[[Loaded], Work], model: str) -> None:
 
 
 def _sample(loaded: Loaded, params: Params, tick: Tick) -> dict[str, Shown | None]:
-    run = generate(loaded.model, params, loaded.sha, tick)
+    run = generate(loaded.model, params, loaded.sha, tick, loaded.kind)
     return {"shown": _shown(run, loaded), "forked": None}
 
 
@@ -173,7 +172,7 @@ def _fork_recorded(
     loaded: Loaded, start: Recorded, at: int, index: int, tick: Tick
 ) -> dict[str, Shown | None]:
     """Make the recorded sample again, make sure that it is the same, and fork it."""
-    run = generate(loaded.model, start.params, loaded.sha, tick)
+    run = generate(loaded.model, start.params, loaded.sha, tick, loaded.kind)
     if run.sample.pairs(0)[0].tolist() != start.scene["pairs"]["index"]:
         raise ValueError("This recording was made with another checkpoint; press Generate first.")
     return {"shown": Shown(run, start.scene), **_fork(loaded, run, at, index, tick)}

@@ -17,6 +17,7 @@ from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
 from explorer import figures, scene
+from explorer.kinds import Kind
 from explorer.runs import GUESSES, Run, Shown
 
 PACKAGES = ("sparse-diffusion-explorer", "torch", "numpy")
@@ -71,17 +72,18 @@ def npz(run: Run) -> bytes:
     return file.getvalue()
 
 
-def pairs_csv(run: Run, *, width: int = 28) -> str:
+def pairs_csv(run: Run) -> str:
     """The pairs in order, one a line; the first line is a comment with the recipe."""
     file = io.StringIO()
     file.write(f"# {json.dumps(recipe(run))}\n")
     lines = csv.writer(file, lineterminator="\n")
     lines.writerow(COLUMNS)
-    lines.writerows(safe_cells(line) for line in _lines(run, width))
+    lines.writerows(safe_cells(line) for line in _lines(run))
     return file.getvalue()
 
 
-def _lines(run: Run, width: int) -> Iterable[list[Any]]:
+def _lines(run: Run) -> Iterable[list[Any]]:
+    width = run.kind.side
     for step in run.pair_steps:
         index = int(step.aux["index"][0])
         if index < run.sample.dim:
@@ -183,7 +185,7 @@ def _sample(run: Run) -> str:
 
 def _forks(run: Run) -> str:
     return (
-        "# Keep the first pairs, choose another pixel next, and go on with the same noise.\n"
+        "# Keep the first pairs, choose another place next, and go on with the same noise.\n"
         "from sed_core.sparse import SparseBatch\n\n"
         f"for at, index in {list(run.forks)!r}:\n"
         "    first = SparseBatch(\n"
@@ -198,15 +200,27 @@ def _forks(run: Run) -> str:
     )
 
 
+def _levels(kind: Kind) -> str:
+    """Code that turns the sample into grey levels."""
+    if kind.tone == "linear":
+        return "levels = (255 * (1 - sample.to_dense()[0])).round().to(torch.uint8)"
+    low, top = kind.low, kind.top
+    return (
+        f"most = torch.tensor({top / low}).log()\n"
+        f"size = (sample.to_dense()[0] / {low}).clamp_min(1).log() / most\n"
+        "levels = (255 * (1 - size.clamp_max(1))).round().to(torch.uint8)"
+    )
+
+
 def _look(run: Run) -> str:
     return (
         "from PIL import Image\n\n"
-        'print(f"{int(sample.nnz[0])} of {sample.dim} pixels are written, '
+        f'print(f"{{int(sample.nnz[0])}} of {{sample.dim}} {run.kind.cell}s are written, '
         'the others are exactly zero")\n'
         f"expected = {int(run.sample.nnz[0])}  # pairs in the app\n"
         "if int(sample.nnz[0]) != expected:\n"
         '    print(f"The app had {expected}: another checkpoint, or other arithmetic.")\n'
-        "levels = (255 * (1 - sample.to_dense()[0])).round().to(torch.uint8)\n"
+        f"{_levels(run.kind)}\n"
         "side = int(sample.dim**0.5)\n"
         "Image.fromarray(levels.reshape(side, side).numpy()).resize((280, 280), 0)"
     )

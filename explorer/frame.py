@@ -17,7 +17,9 @@ ICON, LOGO = str(ASSETS / "icon.png"), str(ASSETS / "logo.svg")
 WIDTH = 1240
 
 
-PAGES = {"home": "Start", "decode": "Decode", "models": "Models", "about": "About"}
+PAGES = {
+    "home": "Start", "decode": "Decode", "compare": "Compare", "models": "Models", "about": "About",
+}  # fmt: skip
 _framed: ContextVar[bool] = ContextVar("framed", default=False)
 
 
@@ -80,7 +82,7 @@ def footer() -> None:
 @st.cache_resource
 def warm() -> None:
     """Load the slow libraries beside the first page, so that the second page need not wait."""
-    names = ("explorer.models", "explorer.runs", "explorer.exports")
+    names = ("explorer.models", "explorer.runs", "explorer.exports", "explorer.comparing")
     load = lambda: [importlib.import_module(name) for name in names]  # noqa: E731
     threading.Thread(target=load, name="warm", daemon=True).start()
 

@@ -1,28 +1,45 @@
 """Checkpoints for the pages: loaded once a process, shared by all, keyed by their bytes."""
 
 import hashlib
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import streamlit as st
 import torch
+from torch import nn
 
+from explorer.kinds import MNIST, Kind, kind
 from sed_core import hub
+from sed_core.baselines import DDPM, LDM, SparsityBits
 from sed_core.hub import Card, CheckpointError
+from sed_core.metrics.judge import DigitJudge
 from sed_core.sed import SED
 from sed_core.store import MANIFEST, read_manifest, verify
 
 torch.set_num_threads(1)  # one job, one thread: faster here than two, and safe beside others
 
 
+PEERS: Mapping[str, type[nn.Module]] = {"sed": SED, "ddpm": DDPM, "ldm": LDM, "bits": SparsityBits}
+
+
 @dataclass(frozen=True)
 class Loaded:
-    """A model, the sha256 of what makes its samples, and the map of its training latents."""
+    """A SED, the sha256 of what makes its samples, and the map of its training latents."""
 
     model: SED
     sha: str
     cloud: dict[str, Any] | None
+    kind: Kind = MNIST
+
+
+@dataclass(frozen=True)
+class Peer:
+    """A model of any family that makes samples, and the sha256 of what makes them."""
+
+    model: Any
+    sha: str
 
 
 def cards() -> list[Card]:
@@ -31,8 +48,21 @@ def cards() -> list[Card]:
 
 
 def generators() -> list[Card]:
-    """The shipped checkpoints that make samples."""
+    """The shipped checkpoints that make samples pair by pair."""
     return [card for card in cards() if card.family == SED.__name__]
+
+
+def kinds() -> dict[str, Kind]:
+    """What each of them was trained on, as the pages draw it."""
+    return {card.name: kind(card.data) for card in generators()}
+
+
+def peers(data: str) -> dict[str, Card]:
+    """The shipped checkpoints trained on a set of data that can be compared, one a family."""
+    found = {card.family: card for card in reversed(cards()) if card.data == data}
+    there = {key: found[family.__name__] for key, family in PEERS.items()
+             if family.__name__ in found}  # fmt: skip
+    return {key: card for key, card in there.items() if (card.folder / MANIFEST).is_file()}
 
 
 def sha(folder: Path) -> str:
@@ -51,19 +81,48 @@ def load(name: str) -> Loaded:
     """A shipped checkpoint by name, loaded at most once while its manifest stays the same."""
     for card in generators():
         if card.name == name:
-            return _load(name, sha(card.folder), "cuda" if torch.cuda.is_available() else "cpu")
+            return _load(name, card.data, sha(card.folder), _device())
     raise CheckpointError(_missing(name))
 
 
+def peer(name: str) -> Peer:
+    """A shipped checkpoint of any family that makes samples, loaded at most once."""
+    for card in cards():
+        if card.name == name and card.family in {family.__name__ for family in PEERS.values()}:
+            if card.family == SED.__name__:
+                return Peer(load(name).model, sha(card.folder))
+            return _peer(name, sha(card.folder), _device())
+    raise CheckpointError(_missing(name))
+
+
+def judge(data: str) -> DigitJudge | None:
+    """The judge that belongs to a set of data, where there is one."""
+    for card in cards():
+        if card.family == DigitJudge.__name__ and card.data == data:
+            found = hub.load(card.name, device="cpu")
+            assert isinstance(found, DigitJudge)
+            return found
+    return None
+
+
 @st.cache_resource(max_entries=4, show_spinner=False)
-def _load(name: str, sha: str, device: str) -> Loaded:
+def _load(name: str, data: str, sha: str, device: str) -> Loaded:
     model = hub.load(name, device=device)
     assert isinstance(model, SED)
     try:
         cloud = hub.latents(name)
     except CheckpointError:  # a model is complete without its map
-        cloud = None
-    return Loaded(model, sha, cloud)
+        return Loaded(model, sha, None, kind(data))
+    return Loaded(model, sha, {**cloud, "classes": kind(data).classes}, kind(data))
+
+
+@st.cache_resource(max_entries=6, show_spinner=False)
+def _peer(name: str, sha: str, device: str) -> Peer:
+    return Peer(hub.load(name, device=device), sha)
+
+
+def _device() -> str:
+    return "cuda" if torch.cuda.is_available() else "cpu"
 
 
 def fault(card: Card) -> str:

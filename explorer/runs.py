@@ -4,13 +4,13 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
-from math import isqrt
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from explorer.controls import Params, stamp
+from explorer.kinds import MNIST, Kind
 from explorer.scene import scene
 from sed_core.chance import seeded, split
 from sed_core.limits import LAPTOP
@@ -46,6 +46,7 @@ class Run:
     made: str
     device: str
     forks: tuple[tuple[int, int], ...] = ()
+    kind: Kind = MNIST
 
     @property
     def stamp(self) -> str:
@@ -74,7 +75,7 @@ def stage(fraction: float) -> str:
     return next(words for end, words in STAGES.items() if fraction <= end)
 
 
-def generate(model: SED, params: Params, sha: str, tick: Tick) -> Run:
+def generate(model: SED, params: Params, sha: str, tick: Tick, kind: Kind = MNIST) -> Run:
     """Draw one sample and keep every step."""
     LAPTOP.check(
         rows=1,
@@ -104,6 +105,7 @@ def generate(model: SED, params: Params, sha: str, tick: Tick) -> Run:
         ended - between,
         _now(),
         _device(model),
+        kind=kind,
     )
 
 
@@ -115,7 +117,7 @@ def fork(model: SED, run: Run, at: int, index: int, tick: Tick) -> Run:
     prefix = _first(run.sample, at)
     lowest = int(prefix.index[0, at - 1]) + 1 if at else 0
     if not lowest <= index <= run.sample.dim:
-        raise ValueError(f"the next pixel must come from {lowest} on, got {index}")
+        raise ValueError(f"the next {run.kind.cell} must come from {lowest} on, got {index}")
     chance = torch.Generator()
     chance.set_state(run.chance)
     with torch.inference_mode():
@@ -200,11 +202,17 @@ class Shown:
 
 def shown(run: Run, recipe: Mapping[str, Any], cloud: Mapping[str, Any] | None) -> Shown:
     """Make the player's scene of a run."""
-    side = isqrt(run.sample.dim)
+    kind = run.kind
     picture = scene(
         run.trace,
-        width=side,
-        height=side,
+        width=kind.side,
+        height=kind.side,
+        unit=kind.unit,
+        cell=kind.cell,
+        scale=kind.scale,
+        top=kind.top,
+        low=kind.low if kind.tone == "log" else None,
+        tone=kind.tone,
         guesses=run.guesses,
         cloud=cloud,
         title="Your choice" if run.forks else "Original",

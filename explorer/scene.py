@@ -8,6 +8,7 @@ denoising steps, then the pairs. Bytes are base64 text.
     unit, cell            what a value counts ("grey level"), what an index is ("pixel")
     width, height, dim    the picture
     low, top              values (in `unit`) at the lightest and the darkest colour
+    tone                  "log" where the colours between them go by equal ratios, else "linear"
     start                 the position at which the latent is ready and no pair is placed yet
     latent                {"n": L, "guess": L x dim colour rows (bytes) or null,
                            "filled": non-zero pixels of each guess or null}
@@ -59,6 +60,7 @@ def scene(
     unit: str = "grey level",
     cell: str = "pixel",
     scale: float = 255.0,
+    low: float | None = None,
     top: float | None = 1.0,
     tone: Tone = "linear",
     fork: Fork | None = None,
@@ -73,6 +75,7 @@ def scene(
         cloud: `xy`, `label`, `project`, `origin` of the training latents, as a checkpoint's
             `latents.safetensors` holds them; `classes` may name the labels.
         scale: data units times this are in `unit`.
+        low: the data value at the lightest colour; None takes a fitting one.
         top: the data value at the darkest colour; None takes the largest there is.
         fork: pairs kept and the index chosen instead, where the trace is such a continuation.
     """
@@ -82,11 +85,11 @@ def scene(
     chosen = [step for step in decoded if 0 <= _number(step, "index") < dim]
     values = np.array([_number(step, "value") for step in chosen])
     dense = None if guesses is None else _dense(guesses, len(latent), dim)
-    low, top = _range(values, dense, top, tone)
+    low, top = _range(values, dense, low, top, tone)
     data = {
         "title": title, "caption": caption, "unit": unit, "cell": cell,
         "width": width, "height": height, "dim": dim,
-        "low": _round(low * scale), "top": _round(top * scale),
+        "low": _round(low * scale), "top": _round(top * scale), "tone": tone,
         "start": len(latent) + 1 if latent else 0,  # each end of the latent part is a position
         "latent": _latent(len(latent), dense, low, top, tone),
         "map": _map(latent, cloud) if cloud is not None and latent else None,
@@ -236,13 +239,13 @@ def _dense(guesses: Any, steps: int, dim: int) -> Array:
 
 
 def _range(
-    values: Array, dense: Array | None, top: float | None, tone: Tone
+    values: Array, dense: Array | None, low: float | None, top: float | None, tone: Tone
 ) -> tuple[float, float]:
     """The values at the lightest and the darkest colour."""
     shown = np.concatenate([values, [] if dense is None else dense[dense != 0]])
     most = float(top if top is not None else shown.max(initial=1e-9))
     least = float(shown.min(initial=most)) if tone == "log" else most / 255
-    return least, most
+    return least if low is None else low, most
 
 
 def _numpy(part: Any) -> Array:

@@ -4,19 +4,18 @@ from functools import partial
 
 import streamlit as st
 
-from explorer import controls, decoding, exports, frame, models, recorded
+from explorer import controls, decoding, exports, frame, models, recorded, sharing
+from explorer.kinds import MNIST
 from explorer.player import player
 from explorer.runs import Run, Shown
-
-MIME = {"png": "image/png", "gif": "image/gif", "csv": "text/csv", "json": "application/json"}
 
 
 def settings() -> controls.Params:
     """The left column: what to make, and the one button that makes it."""
-    names = [card.name for card in models.generators()] or [controls.DEFAULTS.model]
-    for note in controls.refuse_bad_link(names):
+    kinds = models.kinds() or {controls.DEFAULTS.model: MNIST}
+    for note in controls.refuse_bad_link(kinds):
         st.text(f"Ignored: {note}")
-    params = controls.panel(names)
+    params = controls.panel(kinds)
     if note := decoding.link_note(params):
         st.caption(note)
     st.button(
@@ -68,37 +67,22 @@ def numbers(run: Run) -> None:
     columns[1].metric("Exact zeros", f"{dim - pairs:,} of {dim:,}")
     columns[2].metric("A dense model would write", f"{dim * steps:,} values")
     st.caption(
-        f"A diffusion model that works on the pixels rewrites all {dim} of them in each of "
-        f"{steps} steps. This one rewrites {latent} latent numbers in each step "
+        f"A diffusion model that works on the {run.kind.cell}s rewrites all {dim} of them in each "
+        f"of {steps} steps. This one rewrites {latent} latent numbers in each step "
         f"({latent * steps:,} in all), then writes {pairs} pairs. These are numbers written, "
         "not time."
     )
 
 
 def carry(shown: Shown) -> None:
-    """Recipe, link and files of a result."""
+    """Recipe, link and files of a result; a file is made when its button is pressed."""
     run = shown.run
     if run.forks:
         st.caption(
             "Recipe and files are of your choice. The command and the link make the original; "
             "the recipe and the notebook hold the choice too."
         )
-    with st.container(horizontal=True, gap="small"):
-        with st.popover(f"Recipe {run.stamp}"):
-            st.markdown("Enough to make this sample again, anywhere.")
-            st.code(run.params.command(), language="bash", wrap_lines=True)
-            st.json(exports.recipe(run), expanded=True)
-        with st.popover("Copy link"):
-            st.markdown("Opens this page with these settings.")
-            st.code(run.params.link(decoding.page_url(), run.sha), language=None, wrap_lines=True)
-        with st.popover("Download"):
-            files(shown)
-
-
-def files(shown: Shown) -> None:
-    """Download buttons; a file is made when its button is pressed."""
-    run = shown.run
-    choices = {
+    made = {
         "Picture (PNG)": ("png", partial(exports.png, shown)),
         "Animation (GIF)": ("gif", partial(exports.gif, shown)),
         "Sparse matrix (npz)": ("npz", partial(exports.npz, run)),
@@ -106,11 +90,12 @@ def files(shown: Shown) -> None:
         "Trace (JSON)": ("json", partial(exports.trace_json, run)),
         "Notebook (ipynb)": ("ipynb", partial(exports.notebook, run)),
     }
-    for label, (ending, make) in choices.items():
-        st.download_button(
-            label, make, exports.name(run, ending), width="stretch",
-            mime=MIME.get(ending, "application/octet-stream"), key=f"get-{ending}",
-            on_click="ignore",
+    with st.container(horizontal=True, gap="small"):
+        sharing.carry(
+            run.stamp, command=run.params.command(), recipe=exports.recipe(run),
+            link=run.params.link(decoding.page_url(), run.sha), what="this sample",
+            files={words: (exports.name(run, ending), make)
+                   for words, (ending, make) in made.items()},
         )  # fmt: skip
 
 

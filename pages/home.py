@@ -7,6 +7,7 @@ from explorer.player import player
 
 CARDS = {
     "Decode": "Make your own: pick a digit and a seed, stop anywhere, choose another pixel.",
+    "Compare": "Same seed, sparse and dense models: guess which keeps the zeros, then see.",
     "Models": "What is behind it: size, data, how well it does, how to load it in two lines.",
     "About": "The method, its limits, the paper, and how to cite this.",
 }

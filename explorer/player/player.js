@@ -266,7 +266,7 @@ function strip(p, v) {
   v.items = s.pairs.index.map((index, k) => {
     const swatch = el("i", { class: "swatch", style: `background:${css(p.table[s.pairs.shade[k]])}` });
     const button = el("button", { type: "button", tabindex: k ? "-1" : "0", "aria-label": pairSentence(s, k) },
-      el("b", {}, k + 1), span("", place(s, index)), span("val", swatch, short(s.pairs.value[k])),
+      el("b", {}, k + 1), span("", place(s, index)), span("val", swatch, brief(s.pairs.value[k])),
       span("", percent(s.pairs.p[k])));
     button.addEventListener("click", () => ask(p, v, index));
     return el("li", { class: isForked(s, k) ? "forked" : "" }, button);
@@ -414,13 +414,24 @@ function renderLaw(v, k) {
   v.mark.replaceChildren();
   if (!k) { v.law.textContent = `Every ${s.cell} is exactly zero until a pair names it.`; return; }
   const { value, mean, sd, p } = s.pairs, j = k - 1;
-  v.law.replaceChildren(el("b", {}, `Pair ${k}: ${name(s, s.pairs.index[j])}, ${s.unit} ${short(value[j])}`), el("br"),
+  v.law.replaceChildren(el("b", {}, `Pair ${k}: ${name(s, s.pairs.index[j])}, ${amount(s, value[j])}`), el("br"),
     `Chance of this ${s.cell} ${percent(p[j])}. Its value law: ${short(mean[j])}\u00a0±\u00a0${short(sd[j])}.`);
-  const spread = Math.max(sd[j], s.top / 300), share = (n) => clamp((100 * n) / s.top, 0.4, 99.6);
-  const height = (n) => 26 * Math.exp(-0.5 * (((n / 100) * s.top - mean[j]) / spread) ** 2);
+  const [middle, spread] = valueLaw(s, mean[j], sd[j]), share = clamp(100 * along(s, value[j]), 0.4, 99.6);
+  const height = (n) => 26 * Math.exp(-0.5 * ((n / 100 - middle) / spread) ** 2);
   const bell = Array.from({ length: 101 }, (_, n) => `${n} ${(30 - height(n)).toFixed(2)}`);
   v.mark.append(svg("path", { d: `M0 30L${bell.join("L")}L100 30Z`, class: "bell" }),
-    svg("path", { d: `M${share(value[j])} 1V30`, class: "drawn" }));
+    svg("path", { d: `M${share} 1V30`, class: "drawn" }));
+}
+
+// Where a value lies on the ramp of colours, 0 to 1; by equal ratios where the scene is logarithmic.
+const along = (s, x) => s.tone === "log" ? Math.log(Math.max(x, 1e-12) / s.low) / Math.log(s.top / s.low) : x / s.top;
+
+// Middle and spread of a value's law on that ramp: a log-normal law is a bell there.
+function valueLaw(s, mean, sd) {
+  if (s.tone !== "log") return [along(s, mean), Math.max(sd / s.top, 1 / 300)];
+  const wide = Math.log(1 + (sd / Math.max(mean, 1e-12)) ** 2);
+  const middle = along(s, mean * Math.exp(-wide / 2));
+  return [middle, Math.max(Math.sqrt(wide) / Math.log(s.top / s.low), 1 / 300)];
 }
 
 function renderStrip(v, k) {
@@ -453,7 +464,7 @@ function telling(p, s, k) {
     `The latent goes in; pairs of ${s.cell} and value come out, one at a time, in ascending order.`];
   const { index, value } = s.pairs;
   return [`Pair ${k} of ${s.count}`,
-    `${upper(name(s, index[k - 1]))} gets ${s.unit} ${short(value[k - 1])}. All that is not named stays exactly zero.`];
+    `${upper(name(s, index[k - 1]))} gets ${amount(s, value[k - 1])}. All that is not named stays exactly zero.`];
 }
 
 // Readers of the screen hear every step they take, and one word in three seconds while it plays.
@@ -605,6 +616,8 @@ const isForked = (s, k) => s.fork && k >= s.fork.at;
 const upper = (text) => text[0].toUpperCase() + text.slice(1);
 const clamp = (x, a, b) => Math.min(b, Math.max(a, x));
 const short = (x) => String(Math.abs(x) >= 100 ? Math.round(x) : Number(x.toPrecision(3)));
+const brief = (x) => Math.abs(x) < 0.1 ? String(Number(x.toPrecision(2))) : short(x);
+const amount = (s, x) => s.unit === "GeV" ? `${short(x)} GeV` : `${s.unit} ${short(x)}`;
 const percent = (x) => x > 0 && x < 0.0005 ? "<0.1 %" : x < 1 && x > 0.9995 ? ">99.9 %" : `${(100 * x).toFixed(1)} %`;
 const css = ([r, g, b]) => `rgb(${r},${g},${b})`;
 const bytes = (text) => Uint8Array.from(atob(text), (c) => c.charCodeAt(0));
@@ -612,7 +625,7 @@ const bytes = (text) => Uint8Array.from(atob(text), (c) => c.charCodeAt(0));
 function pairSentence(s, k) {
   const { index, value, p } = s.pairs;
   const after = isForked(s, k) ? ", after the fork" : "";
-  return `Pair ${k + 1}: ${name(s, index[k])}, ${s.unit} ${short(value[k])}, chosen with ${percent(p[k])}${after}.`;
+  return `Pair ${k + 1}: ${name(s, index[k])}, ${amount(s, value[k])}, chosen with ${percent(p[k])}${after}.`;
 }
 
 function rows(text) {
