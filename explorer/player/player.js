@@ -575,8 +575,25 @@ function cloud(p, s, w, h, dpr, at) {
     if (sum) { sum[0] += xy[0]; sum[1] += xy[1]; sum[2] += 1; }
   }
   c.globalAlpha = 1;
-  sums.forEach(([x, y, n], k) => n && label(c, s.map.classes[k], at([x / n, y / n]), 15, 600, dpr, p.colours.ink));
+  const names = sums.map(([x, y, n], k) => n && { text: s.map.classes[k], at: at([x / n, y / n]) }).filter(Boolean);
+  c.font = `600 ${15 * dpr}px system-ui, sans-serif`;
+  for (const one of names) one.half = c.measureText(one.text).width / 2;
+  for (const { text, at: place } of apart(names, 17 * dpr)) label(c, text, place, 15, 600, dpr, p.colours.ink);
   return picture;
+}
+
+/** Names that would cover each other, moved up and down until each can be read. */
+function apart(names, height) {
+  for (let round = 0; round < 60; round += 1) {
+    let quiet = true;
+    for (const a of names) for (const b of names) {
+      const near = height - (b.at[1] - a.at[1]);
+      if (a === b || a.at[1] > b.at[1] || near <= 0 || Math.abs(a.at[0] - b.at[0]) > a.half + b.half) continue;
+      a.at[1] -= near / 2 + 0.5; b.at[1] += near / 2 + 0.5; quiet = false;
+    }
+    if (quiet) break;
+  }
+  return names;
 }
 
 function label(c, text, [x, y], size, weight, dpr, colour) {
