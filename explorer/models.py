@@ -17,6 +17,7 @@ from sed_core.hub import Card, CheckpointError
 from sed_core.metrics.judge import DigitJudge
 from sed_core.sed import SED
 from sed_core.store import MANIFEST, read_manifest, verify
+from sed_core.weights import STEP
 
 torch.set_num_threads(1)  # one job, one thread: faster here than two, and safe beside others
 
@@ -154,7 +155,7 @@ def parameters(folder: str, sha: str) -> int:
     from safetensors import safe_open
 
     with safe_open(Path(folder) / hub.WEIGHTS, "pt") as file:
-        names = list(file.keys())
+        names = [name for name in file.keys() if not name.endswith(STEP)]  # noqa: SIM118
         return sum(_size(file.get_slice(name).get_shape()) for name in names)
 
 
@@ -182,7 +183,7 @@ def line(card: Card) -> dict[str, Any]:
         "data": card.data,
         "size": card.size,
         "parameters": None if broken else parameters(str(card.folder), digest),
-        "zeros of data": _percent(card.zeros if card.family == SED.__name__ else None),
+        "zeros of data": _percent(card.zeros if makes_samples(card) else None),
         "zeros of samples": _percent(_zeros_of_samples(card)),
         "licence": card.licence,
         "data licence": card.data_licence,
@@ -194,14 +195,24 @@ def line(card: Card) -> dict[str, Any]:
 def snippet(card: Card) -> str:
     """Python that loads a checkpoint and uses it."""
     load = f'from sed_core import hub\n\nmodel = hub.load("{card.name}")'
-    if card.family != SED.__name__:
+    if not makes_samples(card):
         return load
+    form = (
+        "samples.to_csr()  # scipy CSR: only the pairs, no zeros"
+        if card.family == SED.__name__
+        else "samples.shape  # every dimension of every sample, in the data's units"
+    )
     return (
         "from sed_core.chance import seeded\n"
         f"{load}\n"
         "samples = model.sample(16, label=3, guidance=2.0, generator=seeded(7))\n"
-        "samples.to_csr()  # scipy CSR: only the pairs, no zeros"
+        f"{form}"
     )
+
+
+def makes_samples(card: Card) -> bool:
+    """Whether it generates; a judge does not."""
+    return card.family != DigitJudge.__name__
 
 
 def card_text(card: Card) -> str:
@@ -219,7 +230,12 @@ def measured(card: Card) -> list[dict[str, Any]]:
 
 
 def _zeros_of_samples(card: Card) -> float | None:
-    return card.metrics().get("figures", {}).get("zero_share", {}).get("value")
+    """As the model makes them, without a cut."""
+    metrics = card.metrics()
+    alone = metrics.get("figures", {})
+    compared = metrics.get("comparison", {}).get("methods", [])
+    figures = alone or (compared[0]["figures"] if compared else {})
+    return figures.get("zero_share", {}).get("value")
 
 
 def _percent(share: float | None) -> str:
