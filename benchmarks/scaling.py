@@ -6,11 +6,11 @@ Rows have non-zeros in 1,000 dimensions (100 pairs a row), and separately in 50 
 spread evenly over the whole range; every other dimension is always zero. Which dimensions and what
 values a row has is the same at every size, only the dimensions' numbers move apart.
 
-    SED, blocked and flat head   SAVAE of the shipped width without a draft head, whose output is
-                                 dense in the dimensions; the latent denoiser of the recipes. The
-                                 blocked head is the nested one: blocks of blocks, shared weights
-    DDPM                         an MLP U-Net over all dimensions
-    LDM                          a dense autoencoder of two hidden layers, SED's latent denoiser
+    SED, nested and flat head   SAVAE of the shipped width without a draft head, whose output is
+                                dense in the dimensions; the latent denoiser of the recipes. The
+                                nested head has blocks of blocks of dimensions, and shared weights
+    DDPM                        an MLP U-Net over all dimensions
+    LDM                         a dense autoencoder of two hidden layers, SED's latent denoiser
 
 A training step is a whole step of `sed_core.training.fit`: loss, gradient, clipping, AdamW, moving
 average. A sample takes 50 DDIM steps; SED's weights are random here and would stop at random, so
@@ -50,13 +50,13 @@ DIMS = (1_000, 3_000, 10_000, 30_000, 100_000, 300_000, 1_000_000)
 QUICK_DIMS = (1_000, 3_000, 10_000)
 ACTIVE = {1_000: 100, 50: 20}  # active dimensions, and pairs a row
 METHODS = {
-    "sed_blocked": "SED, blocked head",  # blocks of blocks
+    "sed_nested": "SED, nested head",
     "sed_flat": "SED, flat head",
     "ddpm": "DDPM",
     "ldm": "LDM",
 }
 BATCH, STEPS, LATENT, BATCHES, WARM = 16, 50, 64, 4, 3
-HEADS = {"sed_blocked": "nested", "sed_flat": "flat"}
+HEADS = {"sed_nested": "nested", "sed_flat": "flat"}
 TRAINING_BOUND, SAMPLING_BOUND = 8.0, 2.0  # GiB
 WORDS = 20  # bytes a parameter takes in training: weight, gradient, two moments, average
 GROWTH, NEAR_FLAT = 1.2, 0.05
@@ -253,10 +253,10 @@ def _ranges(
 
 
 def targets(lines: list[dict[str, Any]], found: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """What was wanted of SED with the blocked head, what came, and whether that is enough."""
+    """What was wanted of SED with the nested head, what came, and whether that is enough."""
     got: list[dict[str, Any]] = []
     for active in ACTIVE:
-        mine = [ln for ln in lines if (ln["method"], ln["active"]) == ("sed_blocked", active)]
+        mine = [ln for ln in lines if (ln["method"], ln["active"]) == ("sed_nested", active)]
         for figure, words in (("step_ms", "a training step"), ("sample_ms", "a sample")):
             curve = [(ln["dim"], value_of(ln, figure)) for ln in mine if value_of(ln, figure)]
             if len(curve) < 2:
@@ -265,7 +265,7 @@ def targets(lines: list[dict[str, Any]], found: list[dict[str, Any]]) -> list[di
             ratio = (high or 0) / (low or 1)
             name = f"{words} at {large:,} over {small:,} dimensions, {active} active"
             got.append(_target(name, f"at most {GROWTH}", ratio, ratio <= GROWTH))
-            fit_of = ("sed_blocked", active, figure, "all")
+            fit_of = ("sed_nested", active, figure, "all")
             exponent = next(
                 f["exponent"]
                 for f in found

@@ -79,7 +79,8 @@ def scaling(own: Mapping[str, Any] | None) -> None:
         fig, alt=figures.scaling_words(found, figure=figure, active=active, own=own),
         key="figure-scaling",
         caption=f"{said} Everything beyond the active dimensions is always zero. A dense model "
-        "computes on all of it (power 1); SED with the blocked head hardly notices (power 0).",
+        "computes on all of it (power 1); SED with the nested head, blocks "
+        "of blocks of dimensions, hardly notices (power 0).",
     )  # fmt: skip
 
 

@@ -21,7 +21,7 @@ from sed_core.sed import SED, DenoiserConfig
 from sed_core.stream import Step
 
 DIMS = (1_000, 4_000, 16_000, 32_000)
-METHODS = {"sed_blocked": "SED, blocked head", "ddpm": "DDPM"}
+METHODS = {"sed_nested": "SED, nested head", "ddpm": "DDPM"}
 ACTIVE, PAIRS, STEPS, ROWS, REPEATS = 50, 20, 50, 16, 2
 
 
@@ -67,7 +67,7 @@ def _model(method: str, dim: int) -> SED | DDPM:
 
 def _savae(dim: int) -> SAVAEConfig:
     return SAVAEConfig(
-        dim=dim, index_head="blocked", draft="none", mask="none", max_pairs=PAIRS, value_mean=0.5,
+        dim=dim, index_head="nested", draft="none", mask="none", max_pairs=PAIRS, value_mean=0.5,
         value_sd=0.2,
     )  # fmt: skip
 

@@ -95,10 +95,10 @@ def results(folder: Path) -> Path:
     columns = [{"key": "zeros", "title": "zeros"}, {"key": "multiply_adds", "title": "work"}]
     runs = [
         {"method": method, "active": active, "dim": dim, "sample_ms": figure, "step_ms": figure}
-        for method in ("sed_blocked", "ddpm") for active in (1000, 50) for dim in (1000, 10_000)
+        for method in ("sed_nested", "ddpm") for active in (1000, 50) for dim in (1000, 10_000)
     ]  # fmt: skip
     fits = [{"method": "ddpm", "active": 1000, "figure": "sample_ms", "exponent": 0.98}]
-    kinds = [{"key": "sed_blocked", "name": "SED, blocked head"}, {"key": "ddpm", "name": "DDPM"}]
+    kinds = [{"key": "sed_nested", "name": "SED, nested head"}, {"key": "ddpm", "name": "DDPM"}]
     part = {"bits": [0.0, 1.0], "rmse": [0.5, 0.1]}
     shares = {"share_of_bits_on_zeros": 0.3, "share_of_dimensions_zero": 0.8}
     found = {

@@ -434,7 +434,7 @@ def test_the_readers_machine_is_measured_on_request(app, monkeypatch):
 def test_the_power_of_a_power_law_is_found():
     runs = [{"method": "a", "dim": dim, "ms": 3 * dim**0.7} for dim in (10, 100, 1000)]
     assert measuring.exponent(runs, "a") == pytest.approx(0.7)
-    assert measuring.stage(0.0).endswith("SED, blocked head at 1,000 dimensions")
+    assert measuring.stage(0.0).endswith("SED, nested head at 1,000 dimensions")
     assert measuring.stage(1.0).endswith("DDPM at 32,000 dimensions")
 
 

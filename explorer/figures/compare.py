@@ -96,7 +96,7 @@ def scaling(
     """Time against dimensions, both on scales of equal ratios, with what was measured here."""
     fig = go.Figure()
     for method in result["methods"]:
-        look = LOOKS.get(method["key"].removesuffix("_blocked"), PLAIN)
+        look = LOOKS.get(method["key"].removesuffix("_nested"), PLAIN)
         runs = [r for r in result["runs"] if r["method"] == method["key"] and r["active"] == active]
         runs = sorted((r for r in runs if r.get(figure)), key=lambda r: r["dim"])
         if not runs:
@@ -119,7 +119,7 @@ def _add_own(fig: go.Figure, own: Mapping[str, Any]) -> None:
     """What was measured on the reader's machine, as hollow points."""
     for key, power in own["exponents"].items():
         runs = [run for run in own["runs"] if run["method"] == key]
-        look = LOOKS[key.removesuffix("_blocked")]
+        look = LOOKS[key.removesuffix("_nested")]
         fig.add_scatter(
             x=[run["dim"] for run in runs], y=[run["ms"] for run in runs], mode="lines+markers",
             name=f"{'SED' if 'sed' in key else 'DDPM'}, this machine (power {power:.2f})",
