@@ -147,7 +147,7 @@ def save(
 ) -> None:
     """Write a checkpoint folder in one move; `recipe` is the command that made the model.
 
-    Parameters are stored in `dtype` (with int8 only matrices, one step a row, the rest float16),
+    Parameters are stored in `dtype` (int8: large matrices with one step a row, the rest float16),
     buffers as they are; loading gives float32 again.
     """
     target = Path(folder)

@@ -17,6 +17,7 @@ WEIGHTS = "model.safetensors"
 LARGEST_HEADER = 1 << 20
 LARGEST_TENSOR_COUNT = 2_000
 LARGEST_INT8 = 127
+SMALL = 2**13  # fewer numbers save nothing; the last layer, which says what is 0, has fewer
 STEP = "/step"  # beside a matrix in int8: how much one unit is, for each of its rows
 DTYPES = {
     "F16": torch.float16,
@@ -114,11 +115,11 @@ def listed(manifest: Mapping[str, Entry], name: str, folder: Path) -> Entry:
 
 
 def rounded(named: Mapping[str, Tensor], names: Collection[str]) -> dict[str, Tensor]:
-    """Those of `names` that are matrices as int8, with one step a row; all else as it is."""
+    """Those of `names` that are large matrices as int8, with one step a row; all else as it is."""
     out = dict(named)
     for name in names:
         weight = named[name]
-        if weight.dim() < 2:
+        if weight.dim() < 2 or weight.numel() < SMALL:
             continue
         rows = weight.float().flatten(1)
         step = rows.abs().amax(1).clamp_min(torch.finfo(torch.float32).tiny) / LARGEST_INT8

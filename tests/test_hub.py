@@ -17,7 +17,7 @@ import torch
 from safetensors.torch import load as tensors_of
 from safetensors.torch import save as bytes_of
 
-from sed_core import hub, remote
+from sed_core import hub, remote, weights
 from sed_core.chance import seeded, split
 from sed_core.hub import CheckpointError
 from sed_core.metrics.judge import DigitJudge, DigitJudgeConfig
@@ -93,7 +93,22 @@ def test_half_precision_is_near_and_loads_as_float32(tmp_path: Path):
     assert stored["latent_sd"].dtype == torch.float32  # a buffer, not a parameter
 
 
-def test_eight_bits_are_within_half_a_step_of_each_row(tmp_path: Path):
+@pytest.fixture
+def every_matrix(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Small models for tests have small matrices only."""
+    monkeypatch.setattr(weights, "SMALL", 0)
+
+
+def test_small_matrices_stay_in_half_precision(tmp_path: Path):
+    with torch.random.fork_rng():
+        judge = DigitJudge(DigitJudgeConfig()).eval()
+    stored = tensors_of((write(judge, tmp_path / "a", dtype="int8") / hub.WEIGHTS).read_bytes())
+    kept = {part.dtype for part in stored.values() if 0 < part.numel() < weights.SMALL}
+    large = {part.dtype for part in stored.values() if part.numel() >= weights.SMALL}
+    assert large == {torch.int8} and torch.int8 not in kept
+
+
+def test_eight_bits_are_within_half_a_step_of_each_row(tmp_path: Path, every_matrix: None):
     model = small_sed()
     folder = write(model, tmp_path / "a", dtype="int8")
     whole = write(model, tmp_path / "b", dtype="float32")
@@ -118,7 +133,7 @@ def test_eight_bits_are_within_half_a_step_of_each_row(tmp_path: Path):
         lambda t, name: t.update({"latent_sd": t["latent_sd"].to(torch.int8)}),
     ],
 )
-def test_eight_bits_without_one_step_a_row_are_refused(tmp_path: Path, bend):
+def test_eight_bits_without_one_step_a_row_are_refused(tmp_path: Path, every_matrix: None, bend):
     folder = write(small_sed(), tmp_path / "a", dtype="int8")
     tensors = tensors_of((folder / hub.WEIGHTS).read_bytes())
     bend(tensors, next(name for name in tensors if name + "/step" in tensors))
@@ -143,8 +158,8 @@ def test_a_loaded_model_is_frozen_and_leaves_global_chance_alone(folder: Path):
 def test_a_file_that_changes_later_changes_no_model(folder: Path):
     model = hub.load(folder)
     before = {name: part.clone() for name, part in model.state_dict().items()}
-    weights = folder / hub.WEIGHTS
-    weights.write_bytes(b"\0" * weights.stat().st_size)
+    file = folder / hub.WEIGHTS
+    file.write_bytes(b"\0" * file.stat().st_size)
     assert all(torch.equal(part, before[name]) for name, part in model.state_dict().items())
 
 
