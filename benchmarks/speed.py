@@ -1,12 +1,12 @@
 """How fast samples come: SED against DDPM (1,000 steps), DDIM (50 steps) and LDM (50 steps).
 
-    python -m benchmarks.speed [--quick] [--threads 2] [--out benchmarks/results/speed.json]
+    python -m benchmarks.speed [--timed 1000] [--threads 2] [--out benchmarks/results/speed.json]
 
 On calorimeter windows (97 % zeros), MNIST (81 %) and Fashion-MNIST (50 %): shipped checkpoints,
 every class asked for as often, without guidance, so that a step is one network evaluation; SED and
 LDM take 50 DDIM steps in the latent. Runs are interleaved; figures are medians over the repeats,
-the long DDPM is run once from end to end (`--quick`: 20 of its steps are timed and the rest
-reckoned).
+the long DDPM is run once, from end to end or its first `--timed` steps, all of which are alike, and
+the rest reckoned.
 Where a dense checkpoint does not ship, a network of its shape with random weights stands in, which
 takes exactly as long.
 """
@@ -32,7 +32,7 @@ from sed_core.evaluation import machine
 from sed_core.sed import DenoiserConfig
 
 RESULTS = Path(__file__).parent / "results" / "speed.json"
-BATCH, STEPS, LONG, QUICK = 64, 50, 1000, 20
+BATCH, STEPS, LONG = 64, 50, 1000
 PAPER = "reported, other data or hardware"
 
 
@@ -82,7 +82,7 @@ def stand_in(kind: str, case: Case) -> nn.Module:
 # -- timing ----------------------------------------------------------------------------------------
 
 
-def rows_of(case: Case, *, repeats: int, batch: int, whole: bool) -> list[dict[str, Any]]:
+def rows_of(case: Case, *, repeats: int, batch: int, timed: int) -> list[dict[str, Any]]:
     """Every contender on one data set."""
     found = {kind: contender(kind, case) for kind in ("SED", "DDPM", "LDM")}
     present = {kind: entry for kind, entry in found.items() if entry is not None}
@@ -97,7 +97,6 @@ def rows_of(case: Case, *, repeats: int, batch: int, whole: bool) -> list[dict[s
         _row(case, kind, present[kind], "ddim", STEPS, STEPS, _middle(spent[kind]))
         for kind in present
     ]
-    timed = LONG if whole else QUICK
     ms = {"value": _ancestral(present["DDPM"][1], case, batch, timed), "n": 1}
     return [*rows, _row(case, "DDPM", present["DDPM"], "ddpm", LONG, timed, ms)]
 
@@ -183,10 +182,10 @@ def ratios(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
     return found
 
 
-def report(*, repeats: int, batch: int, whole: bool) -> dict[str, Any]:
+def report(*, repeats: int, batch: int, timed: int) -> dict[str, Any]:
     """Everything that `speed.json` holds."""
     started = time.perf_counter()
-    parts = [rows_of(case, repeats=repeats, batch=batch, whole=whole) for case in CASES]
+    parts = [rows_of(case, repeats=repeats, batch=batch, timed=timed) for case in CASES]
     rows = [row for part in parts for row in part]
     setting = {
         "date": date.today().isoformat(),
@@ -224,7 +223,7 @@ def tables(found: dict[str, Any]) -> list[Table]:
 
 
 def main(
-    quick: Annotated[bool, typer.Option(help="Time 20 of 1,000 steps, one repeat.")] = False,
+    timed: Annotated[int, typer.Option(help="Of DDPM's 1,000 steps, how many.")] = LONG,
     batch: Annotated[int, typer.Option(help="Samples at once.")] = BATCH,
     repeats: Annotated[int, typer.Option(help="Of the short samplers.")] = 5,
     threads: Annotated[int, typer.Option(help="Of torch; 0 for its own choice.")] = 0,
@@ -234,7 +233,7 @@ def main(
     """Time SED and its peers."""
     if threads:
         torch.set_num_threads(threads)
-    found = report(repeats=1 if quick else repeats, batch=batch, whole=not quick)
+    found = report(repeats=repeats, batch=batch, timed=timed)
     out.parent.mkdir(parents=True, exist_ok=True)
     out.write_text(json.dumps(found, indent=1) + "\n")
     if as_json:
