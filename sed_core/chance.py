@@ -37,6 +37,16 @@ def normal(generators: Sequence[torch.Generator], *shape: int) -> Float[Tensor, 
     return torch.stack([torch.randn(shape, generator=g) for g in generators])
 
 
-def uniform(generators: Sequence[torch.Generator], *shape: int) -> Float[Tensor, "B ..."]:
+def uniform(
+    generators: Sequence[torch.Generator], *shape: int, dtype: torch.dtype = torch.float32
+) -> Float[Tensor, "B ..."]:
     """Uniform draws in [0, 1) of the given shape, one row from each generator, on the CPU."""
-    return torch.stack([torch.rand(shape, generator=g) for g in generators])
+    draws = torch.empty(len(generators), *shape, dtype=dtype)
+    for row, generator in zip(draws.unbind(0), generators, strict=True):
+        row.uniform_(generator=generator)
+    return draws
+
+
+def offspring(generator: torch.Generator, n: int) -> list[torch.Generator]:
+    """n new generators from the state of one, which itself does not move."""
+    return split(generator.clone_state(), n)

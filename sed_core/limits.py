@@ -1,6 +1,6 @@
 """What one call may ask for: checked before any work starts, wherever the call comes from."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from numbers import Integral, Real
 from typing import cast
@@ -73,6 +73,12 @@ def real(name: str, value: object, low: float, high: float) -> float:
     ):
         raise ValueError(f"{name} must be a number from {low:g} to {high:g}, got {_show(value)}")
     return float(value)
+
+
+def one_of(name: str, value: object, choices: Sequence[str]) -> None:
+    """Let one of the choices through; refuse anything else and list them."""
+    if value not in choices:
+        raise ValueError(f"{name} must be one of {', '.join(choices)}, got {_show(value)}")
 
 
 def _show(value: object) -> str:

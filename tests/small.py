@@ -18,6 +18,7 @@ from sed_core.baselines import (
     SparsityBits,
 )
 from sed_core.chance import seeded
+from sed_core.countsdiff import CountsConfig, CountsDiff
 from sed_core.savae import SAVAE, SAVAEConfig
 from sed_core.sed import SED, DenoiserConfig
 from sed_core.sparse import SparseBatch
@@ -107,6 +108,25 @@ def sarm(dim: int = 20, side: int = 0, classes: int = 3) -> SARM:
     model = SARM(DenseValues(), config)
     randomise(model)
     return model.eval()
+
+
+def countsdiff(dim: int = 10, **options: Any) -> CountsDiff:
+    """A diffusion of counts of random weights."""
+    sizes = {"width": 24, "layers": 2, "condition": 12, "classes": 3}
+    if options.get("network") == "unet":
+        sizes |= {"side": round(dim**0.5), "widths": (16, 8), "largest": 255, "unit": 50.0}
+    model = CountsDiff(CountsConfig(dim=dim, **{**sizes, **options}))
+    randomise(model, gain=0.7)
+    with torch.no_grad():
+        model.label.weight[-1] = 0  # unknown
+    return model.eval()
+
+
+def counts(seed: int = 0, *, rows: int = 7, dim: int = 10) -> Tensor:
+    """Random rows of counts from 0 to 12, the second one all zero."""
+    x = torch.randint(0, 13, (rows, dim), generator=seeded(seed))
+    x[1] = 0
+    return x
 
 
 def pairs(

@@ -1,14 +1,19 @@
-"""Dense peers of SED: the same diffusion on another representation of the data.
+"""Peers: of SED, the same diffusion on another representation of the data; and of CountsDiff.
 
 DDPM            every value of the data, zeros included
 SparsityBits    every value, and a bit beside it that says whether it is zero
 LDM             a latent of a dense autoencoder
 threshold       what a dense sample is cut off at to get zeros back
+
+LogGaussian     DDPM on the logarithm of counts, rounded in the end
+MaskedDiffusion counts as classes that noise hides
 """
 
 from sed_core.baselines.bits import SparsityBits
 from sed_core.baselines.ddpm import DDPM, DDPMConfig
 from sed_core.baselines.ldm import LDM, AutoencoderConfig
+from sed_core.baselines.log_gaussian import LogGaussian
+from sed_core.baselines.masked import MaskedConfig, MaskedDiffusion
 from sed_core.baselines.sarm import SARM, SARMConfig
 from sed_core.baselines.threshold import Rule, cut, fit_threshold
 from sed_core.baselines.values import DenseValues
@@ -20,6 +25,9 @@ __all__ = [
     "AutoencoderConfig",
     "DDPMConfig",
     "DenseValues",
+    "LogGaussian",
+    "MaskedConfig",
+    "MaskedDiffusion",
     "Rule",
     "SARMConfig",
     "SparsityBits",

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar, Unpack
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Shaped
 from torch import Tensor, nn
 
 from sed_core.baselines.values import DenseValues, dense, fold
@@ -64,7 +64,7 @@ class DDPM(nn.Module):
 
     def loss(
         self,
-        batch: SparseBatch | Float[Tensor, "B D"],
+        batch: SparseBatch | Shaped[Tensor, "B D"],
         *,
         label: Label = None,
         generator: torch.Generator,
@@ -86,7 +86,7 @@ class DDPM(nn.Module):
         """n samples, clipped to the data's range and left as they are otherwise."""
         return last(self.stream(n, generator=generator, **options))
 
-    def to_network(self, batch: SparseBatch | Float[Tensor, "B D"]) -> Tensor:
+    def to_network(self, batch: SparseBatch | Shaped[Tensor, "B D"]) -> Tensor:
         """Rows in the network's units and shape, where the model is."""
         x = dense(batch, self.dim).to(self.denoiser.device)
         return fold(self.values.forward(x), self.side)

@@ -3,9 +3,10 @@
 from dataclasses import dataclass
 
 from einops import rearrange
-from jaxtyping import Float
+from jaxtyping import Float, Int64, Shaped
 from torch import Tensor
 
+from sed_core.countsdiff import check_counts
 from sed_core.sparse import SparseBatch
 
 
@@ -49,8 +50,15 @@ class DenseValues:
         numbers = {"mean": mean, "sd": sd, "unit": unit, "largest": largest}
         return DenseValues(**{name: round(value, 6) for name, value in numbers.items()})
 
+    @staticmethod
+    def of_counts(x: Int64[Tensor, "n D"]) -> "DenseValues":
+        """log(1 + x), with mean 0 and sd 1 over all entries of the training rows."""
+        logs = x.double().log1p()
+        mean, sd = round(logs.mean().item(), 6), round(logs.std().item(), 6)
+        return DenseValues(mean=mean, sd=sd or 1.0, unit=1.0, largest=float(x.max()))
 
-def dense(batch: SparseBatch | Float[Tensor, "B D"], dim: int) -> Float[Tensor, "B D"]:
+
+def dense(batch: SparseBatch | Shaped[Tensor, "B D"], dim: int) -> Shaped[Tensor, "B D"]:
     """The rows with all their zeros.
 
     Raises:
@@ -60,6 +68,17 @@ def dense(batch: SparseBatch | Float[Tensor, "B D"], dim: int) -> Float[Tensor, 
     if x.ndim != 2 or x.shape[1] != dim:
         raise ValueError(f"this model is for rows of {dim} dimensions, got {tuple(x.shape)}")
     return x
+
+
+def whole(batch: SparseBatch | Shaped[Tensor, "B D"], dim: int) -> Int64[Tensor, "B D"]:
+    """The rows as whole numbers, zeros included.
+
+    Raises:
+        ValueError: for data of another number of dimensions, and for what is no count.
+    """
+    x = dense(batch, dim)
+    check_counts(x)
+    return x.long()
 
 
 def fold(x: Float[Tensor, "B CD"], side: int) -> Tensor:
