@@ -162,7 +162,7 @@ def _published() -> SizeFactorLaw:
 
 def _each(survival: Survival, x: Tensor) -> Float[Tensor, "B D"]:
     """A survival probability for each entry."""
-    p = torch.as_tensor(survival).double()
+    p = torch.as_tensor(survival, dtype=torch.float64)
     if not bool(((p >= 0) & (p <= 1)).all()):
         raise ValueError("survival must be a probability from 0 to 1")
     return p.expand(x.shape)
