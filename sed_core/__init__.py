@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from sed_core.chance import seeded, split
+    from sed_core.countsdiff import CountsConfig, CountsDiff
     from sed_core.hub import CheckpointError, load, save, shipped
     from sed_core.limits import Limits
     from sed_core.savae import SAVAE, SAVAEConfig
@@ -23,6 +24,8 @@ __all__ = [
     "SAVAE",
     "SED",
     "CheckpointError",
+    "CountsConfig",
+    "CountsDiff",
     "DenoiserConfig",
     "Limits",
     "SAVAEConfig",
@@ -41,6 +44,7 @@ __all__ = [
 
 _HOME = {
     "chance": ("seeded", "split"),
+    "countsdiff": ("CountsConfig", "CountsDiff"),
     "hub": ("CheckpointError", "load", "save", "shipped"),
     "limits": ("Limits",),
     "savae": ("SAVAE", "SAVAEConfig"),

@@ -162,8 +162,12 @@ def reverse_step(
     expected = bounded(rate(x_t, move.p_t), x_t, bounds)
     draw = lambda: uniform(chance, x_t.shape[1], dtype=torch.float64)  # noqa: E731
     born = draw_births(births, expected, move.beta, draw())
-    died = binomial(x_t, _scalar(move.sigma), draw()) if move.sigma else torch.zeros_like(x_t)
-    x_s = x_t - died + born
+    died = (
+        binomial(x_t, _scalar(move.sigma), draw())
+        if move.sigma
+        else x_t.new_zeros(()).expand_as(x_t)
+    )
+    x_s = x_t - died + born if move.sigma else x_t + born
     if bounds.largest and births == "poisson":  # the only births without a largest number
         x_s = x_s.clamp_max(bounds.largest)
         born = x_s - x_t + died

@@ -48,6 +48,7 @@ from sed_core.diffusion import Label, check_sampling, hide, labels
 from sed_core.imputation import Method, conditional, replace
 from sed_core.inversion import binomial
 from sed_core.limits import one_of
+from sed_core.masks import rectangles, scattered
 from sed_core.nn import FourierFeatures
 from sed_core.schedules import Schedule
 from sed_core.stream import Step, last
@@ -241,10 +242,17 @@ class CountsDiff(nn.Module):
     def _roles(
         self, x0: Tensor, known: Tensor | None, generator: torch.Generator
     ) -> Float[Tensor, "B D"]:
-        """Some rows show a share of their entries, from none to all, for the rest to be imputed."""
+        """Some rows show a share of their entries, from none to all, for the rest to be imputed.
+
+        Of every second picture that does, what is hidden is a rectangle.
+        """
         share = torch.rand(len(x0), 1, generator=generator)
         shows = torch.rand(len(x0), 1, generator=generator) < self.config.observed_rows
-        shown = (torch.rand(x0.shape, generator=generator) < share) & shows
+        shown = scattered(share, self.dim, generator=generator)
+        if self.side:
+            whole = torch.rand(len(x0), 1, generator=generator) < 0.5
+            shown = torch.where(whole, rectangles(share, self.side, generator=generator), shown)
+        shown = shown & shows
         role = torch.where(shown, SHOWN, NOISED).to(self.device)
         return role if known is None else role.masked_fill(~known.to(self.device), UNKNOWN)
 

@@ -34,6 +34,8 @@ NEAREST = 1000  # digits whose nearest training digit is looked up
 Figures = dict[str, dict[str, Any]]
 
 WORDS: Mapping[str, str] = {
+    "whole": "samples: entries that are whole and in range",
+    "level_w1": "samples: W1 of the grey levels (of 255)",
     "support_iou": "reconstruction: support IoU",
     "value_error": "reconstruction: value error (grey levels of 255)",
     "support_iou_shuffled": "the same with another digit's z",
@@ -165,7 +167,7 @@ def evaluate_judge(
     setting = {"seed": seed, "test": len(test), **machine(judge), "seconds": seconds}
     got = figures["judge_accuracy"]["value"]
     what = "judge: right on real test digits"
-    reached = [] if least is None else [_target(what, ">=", least, got)]
+    reached = [] if least is None else [target(what, ">=", least, got)]
     return {"setting": setting, "figures": figures, "targets": reached}
 
 
@@ -340,7 +342,7 @@ def plain_figure(value: float, n: int, *, floor: float | None = None) -> dict[st
 
 
 def targets(figures: Figures, guidance: float | None) -> list[dict[str, Any]]:
-    """What was wanted, what came, and whether that is enough."""
+    """What a SED is held to."""
     got = {name: figure["value"] for name, figure in figures.items()}
     without = max(got["support_iou_shuffled"], got["support_iou_prior"])
     wanted = [
@@ -354,10 +356,11 @@ def targets(figures: Figures, guidance: float | None) -> list[dict[str, Any]]:
     if guidance is not None:
         name = f"samples: agreement of judged and asked class at guidance {guidance:g}"
         wanted.append((name, ">=", 0.95, got["agreement"]))
-    return [_target(*row) for row in wanted]
+    return [target(*row) for row in wanted]
 
 
-def _target(name: str, sign: str, bound: float, got: float) -> dict[str, Any]:
+def target(name: str, sign: str, bound: float, got: float) -> dict[str, Any]:
+    """What was wanted, what came, and whether that is enough."""
     met = {">=": got >= bound, "<=": got <= bound, "==": got == bound}[sign]
     words = {">=": "at least", "<=": "at most", "==": "exactly"}[sign]
     return {"name": name, "wanted": f"{words} {bound:g}", "got": round(got, 4), "met": met}
@@ -454,6 +457,7 @@ class _Meter:
 
 
 def machine(model: nn.Module) -> dict[str, Any]:
+    """Device, version and date of a measurement."""
     device = next(model.parameters()).device
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else platform.machine()
     return {

@@ -18,9 +18,14 @@ from sed_core.sparse import SparseBatch
 Recipe = Mapping[str, Any]
 
 
-def npz(batch: SparseBatch, recipe: Recipe) -> bytes:
-    """Scipy's sparse format (`scipy.sparse.load_npz` opens it), the recipe beside the matrix."""
+def npz(batch: SparseBatch, recipe: Recipe, largest: int = 0) -> bytes:
+    """Scipy's sparse format (`scipy.sparse.load_npz` opens it), the recipe beside the matrix.
+
+    Args:
+        largest: the largest count, where values are counts; they are then written as int64.
+    """
     matrix = batch.to_csr()
+    matrix = matrix.astype(np.int64) if largest else matrix
     arrays: dict[str, Any] = {
         "format": np.array(b"csr"),
         "shape": np.array(matrix.shape),
@@ -34,7 +39,7 @@ def npz(batch: SparseBatch, recipe: Recipe) -> bytes:
     return file.getvalue()
 
 
-def pairs_csv(batch: SparseBatch, recipe: Recipe) -> bytes:
+def pairs_csv(batch: SparseBatch, recipe: Recipe, largest: int = 0) -> bytes:
     """One (sample, index, value) line a pair; the recipe goes into a file beside it."""
     file = io.StringIO(newline="")
     lines = csv.writer(file, lineterminator="\n")
@@ -45,21 +50,22 @@ def pairs_csv(batch: SparseBatch, recipe: Recipe) -> bytes:
     return file.getvalue().encode()
 
 
-def pairs_json(batch: SparseBatch, recipe: Recipe) -> bytes:
+def pairs_json(batch: SparseBatch, recipe: Recipe, largest: int = 0) -> bytes:
     """The recipe and the pairs of each sample."""
     rows = [batch.pairs(row) for row in range(len(batch))]
     samples: list[Any] = [
-        {"index": index.tolist(), "value": value.tolist()} for index, value in rows
+        {"index": index.tolist(), "value": (value.long() if largest else value).tolist()}
+        for index, value in rows
     ]
     return json.dumps({"recipe": dict(recipe), "dim": batch.dim, "samples": samples}).encode()
 
 
-def png(batch: SparseBatch, recipe: Recipe) -> bytes:
-    """Square pictures on one sheet: exact zeros white, the largest value black."""
+def png(batch: SparseBatch, recipe: Recipe, largest: int = 0) -> bytes:
+    """Square pictures on one sheet: exact zeros white, 1 or the largest count black."""
     from PIL import Image
     from PIL.PngImagePlugin import PngInfo
 
-    sheet = Image.fromarray(_sheet(batch))
+    sheet = Image.fromarray(_sheet(batch, largest or 1))
     text = PngInfo()
     text.add_text("recipe", json.dumps(recipe))
     file = io.BytesIO()
@@ -69,12 +75,12 @@ def png(batch: SparseBatch, recipe: Recipe) -> bytes:
     return file.getvalue()
 
 
-def _sheet(batch: SparseBatch) -> np.ndarray[Any, np.dtype[np.uint8]]:
+def _sheet(batch: SparseBatch, largest: int) -> np.ndarray[Any, np.dtype[np.uint8]]:
     """All samples side by side, a pixel of grey between them."""
     side, columns = _side(batch.dim), max(1, isqrt(len(batch) - 1) + 1)
     rows = -(-len(batch) // columns)
     sheet = torch.full((rows * (side + 1) + 1, columns * (side + 1) + 1), 200, dtype=torch.uint8)
-    grey = (255 * (1 - batch.to_dense().cpu().clamp(0, 1))).round().to(torch.uint8)
+    grey = (255 * (1 - (batch.to_dense().cpu() / largest).clamp(0, 1))).round().to(torch.uint8)
     for k, picture in enumerate(grey):
         y, x = (place * (side + 1) + 1 for place in divmod(k, columns))
         sheet[y : y + side, x : x + side] = picture.reshape(side, side)
@@ -87,7 +93,7 @@ def _side(dim: int) -> int:
     return isqrt(dim)
 
 
-WRITERS: Mapping[str, Callable[[SparseBatch, Recipe], bytes]] = {
+WRITERS: Mapping[str, Callable[[SparseBatch, Recipe, int], bytes]] = {
     ".npz": npz,
     ".csv": pairs_csv,
     ".json": pairs_json,
@@ -107,15 +113,22 @@ def check(path: Path) -> None:
         raise ValueError(f"there is no folder {str(path.parent)!r}; make it or name another")
 
 
-def write(path: Path, batch: SparseBatch, recipe: Recipe) -> None:
-    """Write samples in the format the ending asks for: whole, or not at all."""
+def write(path: Path, batch: SparseBatch, recipe: Recipe, *, largest: int = 0) -> None:
+    """Write samples in the format the ending asks for: whole, or not at all.
+
+    Args:
+        largest: the largest count, where values are counts and are to be written as such.
+    """
     check(path)
-    _replace(path, WRITERS[path.suffix](batch, recipe))
+    replace_file(path, WRITERS[path.suffix](batch, recipe, largest))
     if path.suffix == ".csv":
-        _replace(path.with_name(path.name + ".recipe.json"), json.dumps(recipe, indent=1).encode())
+        replace_file(
+            path.with_name(path.name + ".recipe.json"), json.dumps(recipe, indent=1).encode()
+        )
 
 
-def _replace(path: Path, content: bytes) -> None:
+def replace_file(path: Path, content: bytes) -> None:
+    """Write a file whole, or leave what stood there."""
     beside = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
     try:
         beside.write_bytes(content)

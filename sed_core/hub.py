@@ -22,7 +22,8 @@ from torch import Tensor, nn
 from torch.nn.modules.module import register_module_parameter_registration_hook
 
 from sed_core import remote, weights
-from sed_core.baselines import DDPM, LDM, SARM, SparsityBits
+from sed_core.baselines import DDPM, LDM, SARM, LogGaussian, MaskedDiffusion, SparsityBits
+from sed_core.countsdiff import CountsDiff
 from sed_core.metrics.judge import DigitJudge
 from sed_core.sed import SED
 from sed_core.store import (
@@ -52,7 +53,12 @@ __all__ = [
 ]
 
 FAMILIES: Mapping[str, type[nn.Module]] = {
-    family.__name__: family for family in (SED, DDPM, SparsityBits, LDM, SARM, DigitJudge)
+    family.__name__: family
+    for family in (
+        *(SED, CountsDiff),
+        *(DDPM, SparsityBits, LDM, SARM, LogGaussian, MaskedDiffusion),
+        DigitJudge,
+    )
 }
 FORMAT_VERSION = 1
 CONFIG, WEIGHTS, LATENTS = "config.json", weights.WEIGHTS, "latents.safetensors"

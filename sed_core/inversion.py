@@ -22,10 +22,10 @@ def binomial(
     """Bin(n, p), one for each uniform u; p is broadcast against n."""
     n, p = n.double(), p.double()
     rare = torch.where(p > 0.5, 1 - p, p)  # Bin(n, p) = n - Bin(n, 1 - p)
-    found, i = torch.zeros_like(n).flatten(), _may_differ(n * rare, u)
-    found[i] = _binomial(*(_at(i, part, n.shape) for part in (n, rare, u)))
+    found, i = _zeros(n), _may_differ(n * rare, u)
+    found[i] = _binomial(*(_at(i, part, n.shape) for part in (n, rare, u))).long()
     found = found.reshape(n.shape)
-    return torch.where(p > 0.5, n - found, found).long()
+    return torch.where(p > 0.5, n.long() - found, found)
 
 
 def rounded_binomial(
@@ -33,14 +33,17 @@ def rounded_binomial(
 ) -> Int64[Tensor, "*X"]:
     """Bin(R, p), where R is the rate rounded up or down at random so that its mean is the rate.
 
-    One uniform serves both: where it may matter, what it says beyond that decides how to round.
+    One uniform serves both. Below a rate of 1 there is one unit at most, which is born with
+    probability rate p; above, what the uniform says beyond the largest P(0) decides how to round.
     """
     rate, p = rate.double(), p.double()
-    surely_zero = torch.where(p > 0.5, 0.0, 1 - rate.ceil() * p).clamp_min(0)
-    i = (u >= surely_zero).flatten().nonzero().squeeze(1)
-    rate_i, p_i, u_i, low = (_at(i, part, rate.shape) for part in (rate, p, u, surely_zero))
+    found = ((rate * p).add_(u) >= 1).long().flatten()
+    i = (rate >= 1).flatten().nonzero().squeeze(1)
+    rate_i, p_i, u_i = (_at(i, part, rate.shape) for part in (rate, p, u))
+    surely_zero = torch.where(p_i > 0.5, 0.0, 1 - rate_i.ceil() * p_i).clamp_min(0)
+    found[i], may = 0, (u_i >= surely_zero).nonzero().squeeze(1)
+    i, rate_i, p_i, u_i, low = (part[may] for part in (i, rate_i, p_i, u_i, surely_zero))
     raised, v = _split((u_i - low) / (1 - low), rate_i - rate_i.floor())
-    found = torch.zeros(rate.numel(), dtype=torch.int64, device=rate.device)
     found[i] = binomial(rate_i.floor() + raised, p_i, low + (1 - low) * v)
     return found.reshape(rate.shape)
 
@@ -48,14 +51,18 @@ def rounded_binomial(
 def poisson(rate: Float[Tensor, "*X"], u: Float[Tensor, "*X"]) -> Int64[Tensor, "*X"]:
     """Poisson(rate), one for each uniform u."""
     rate = rate.double()
-    found, i = torch.zeros_like(rate).flatten(), _may_differ(rate, u)
-    found[i] = _poisson(rate.flatten()[i], u.flatten()[i])
-    return found.reshape(rate.shape).long()
+    found, i = _zeros(rate), _may_differ(rate, u)
+    found[i] = _poisson(rate.flatten()[i], u.flatten()[i]).long()
+    return found.reshape(rate.shape)
+
+
+def _zeros(like: Tensor) -> Int64[Tensor, " X"]:
+    return torch.zeros(like.numel(), dtype=torch.int64, device=like.device)
 
 
 def _may_differ(mean: Tensor, u: Tensor) -> Int64[Tensor, " I"]:
     """Entries whose draw may differ from 0, which is stacked first and has P(0) >= 1 - mean."""
-    return (u >= 1 - mean).flatten().nonzero().squeeze(1)
+    return (mean + u >= 1).flatten().nonzero().squeeze(1)
 
 
 def _at(i: Tensor, x: Tensor, shape: torch.Size) -> Tensor:

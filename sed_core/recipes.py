@@ -1,13 +1,9 @@
 """How each shipped checkpoint is trained: one recipe, two budgets, the device found by itself."""
 
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import asdict, replace
-from datetime import date
+from dataclasses import replace
 from pathlib import Path
-from typing import Any, Literal, TypeVar
-
-import torch
-from torch import Tensor, nn
+from typing import Any, Literal
 
 from sed_core import hub
 from sed_core.baselines import (
@@ -21,7 +17,9 @@ from sed_core.baselines import (
     SparsityBits,
 )
 from sed_core.chance import seeded
+from sed_core.counts_recipes import COUNTS_DATA, COUNTS_TRAINERS, counts_plan, counts_set
 from sed_core.domains import calorimeter, digits
+from sed_core.keep import NOT_YET, Plan, built, keep, where
 from sed_core.metrics.judge import new_judge, train_judge
 from sed_core.savae import SAVAEConfig
 from sed_core.sed import SED, DenoiserConfig
@@ -38,12 +36,9 @@ from sed_core.stages import (
     train_latent,
     train_savae,
 )
-from sed_core.store import Store
 from sed_core.training import Progress
 
-M = TypeVar("M", bound=nn.Module)
 Budget = Literal["cpu", "gpu"]
-Plan = Mapping[str, Stage]  # the stages of a recipe
 GREY = 1 / 255
 LATENT = 64
 DENOISER_WIDTHS = {"ecal": (256, 256, 128, 64)}  # where a small network does, a small file
@@ -57,6 +52,7 @@ RECIPES = (
     *(f"ldm-{data}" for data in DATA),
     *(f"bits-{data}" for data in DATA),
     *(f"sarm-{data}" for data in DATA),
+    *(f"{family}-{data}" for family, sets in COUNTS_DATA.items() for data in sets),
     "judge-mnist",
     "judge-fashion",
 )
@@ -130,9 +126,9 @@ def train(
     if family == "judge":
         yield from _train_judge(data, run, f"sed-core train {name} --seed {seed}")
         return
-    found = training_set(data, seed=seed)
-    trainer, plan = TRAINERS[family], plan or plan_of(family, data, budget)
-    yield from trainer(name, found, plan, run, command)
+    plan = plan or plan_of(family, data, budget)
+    found = counts_set(data) if family in COUNTS_DATA else training_set(data, seed=seed)
+    yield from TRAINERS[family](name, found, plan, run, command)
 
 
 def plan_of(family: str, data: str, budget: Budget) -> Plan:
@@ -141,6 +137,8 @@ def plan_of(family: str, data: str, budget: Budget) -> Plan:
         return SED_PLANS_ON_CPU[data] if budget == "cpu" else SED_PLAN_ON_GPU
     if family == "ldm":
         return LDM_PLANS[budget]
+    if family in COUNTS_DATA:
+        return counts_plan(data, budget)
     return DENSE_PLANS_ON_CPU[data] if budget == "cpu" else DENSE_PLAN_ON_GPU
 
 
@@ -169,7 +167,7 @@ def train_sed(
     model.standardise(mu)
     mu, logvar = model.standard(mu, logvar)
     yield from train_latent(model.denoiser, mu, logvar, data.labels, plan["latent"], run)
-    _save(model, name, plan, run, command, latents=latent_map(mu.cpu(), data.labels))
+    keep(model, name, plan, run, command, latents=latent_map(mu.cpu(), data.labels))
 
 
 def latent_denoiser(name: str, data: TrainingSet) -> DenoiserConfig:
@@ -216,7 +214,7 @@ def train_ddpm(
     config = DDPMConfig(dim=data.batch.dim, side=data.side, classes=data.classes)
     model = built(lambda: family(dense_values(name, data.batch), config), run)
     yield from train_dense(model, data, plan["dense"], run)
-    _save(model, name, plan, run, command)
+    keep(model, name, plan, run, command)
 
 
 def train_ldm(
@@ -231,7 +229,7 @@ def train_ldm(
     model.standardise(mu)
     mu, logvar = model.standard(mu, logvar)
     yield from train_latent(model.denoiser, mu, logvar, data.labels, plan["latent"], run)
-    _save(model, name, plan, run, command, latents=latent_map(mu.cpu(), data.labels))
+    keep(model, name, plan, run, command, latents=latent_map(mu.cpu(), data.labels))
 
 
 def train_sarm(
@@ -248,7 +246,7 @@ def train_sarm(
     )
     model = built(lambda: SARM(dense_values(name, data.batch), config), run)
     yield from train_dense(model, data, plan["dense"], run)
-    _save(model, name, plan, run, command)
+    keep(model, name, plan, run, command)
 
 
 def dense_values(name: str, batch: SparseBatch) -> DenseValues:
@@ -262,6 +260,7 @@ TRAINERS: Mapping[str, Callable[..., Iterator[Progress]]] = {
     "bits": train_ddpm,
     "ldm": train_ldm,
     "sarm": train_sarm,
+    **COUNTS_TRAINERS,
 }
 
 
@@ -276,63 +275,7 @@ def _train_judge(data: str, run: Run, command: str) -> Iterator[Any]:
     hub.save(
         judge,
         run.out / "checkpoint",
-        metrics={"training": _where(judge)},
+        metrics={"training": where(judge)},
         card=f"# judge-{data}\n\n{NOT_YET}",
         recipe=command,
     )
-
-
-# -- what a run leaves -----------------------------------------------------------------------------
-
-NOT_YET = "Not evaluated yet; `sed-core evaluate FOLDER --save` does it.\n"
-
-
-def built(make: Callable[[], M], run: Run) -> M:
-    """An untrained model whose weights depend on the seed; global chance stays as it was."""
-    with torch.random.fork_rng(devices=[]):
-        torch.random.manual_seed(run.seed)  # initialisation of torch's modules takes no generator
-        return make().to(run.device)
-
-
-def _save(
-    model: nn.Module,
-    name: str,
-    plan: Plan,
-    run: Run,
-    command: str,
-    *,
-    latents: Mapping[str, Tensor] | None = None,
-) -> None:
-    hub.save(
-        model,
-        run.out / "checkpoint",
-        metrics={"training": _conditions(model, plan, run)},
-        card=f"# {name}\n\n{NOT_YET}",
-        recipe=command,
-        dtype="int8",  # quality does not suffer, measured (docs/decisions.md); the file halves
-        latents=latents,
-    )
-
-
-def _conditions(model: nn.Module, plan: Plan, run: Run) -> dict[str, Any]:
-    """What the training consisted of, for metrics.json."""
-    stages = {name: {**asdict(size), **_stored(run.out / name)} for name, size in plan.items()}
-    curves = {name: run.curve(name) for name in plan}
-    return {"seed": run.seed, **_where(model), "stages": stages, "curves": curves}
-
-
-def _stored(folder: Path) -> dict[str, Any]:
-    found = Store(folder).load()
-    return {} if found is None else {key: found.meta.get(key) for key in ("seconds", "precision")}
-
-
-def _where(model: nn.Module) -> dict[str, Any]:
-    device = next(model.parameters()).device
-    name = torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu"
-    return {
-        "device": name,
-        "threads": torch.get_num_threads(),
-        "torch": torch.__version__,
-        "date": date.today().isoformat(),
-        "parameters": sum(p.numel() for p in model.parameters()),
-    }

@@ -3,6 +3,7 @@
 SED    draft -> SAVAE -> latent        (`sed_core.savae`, `sed_core.sed`)
 LDM    dense autoencoder -> latent     (`sed_core.baselines.ldm`)
 DDPM   one stage                       (`sed_core.baselines.ddpm`, `.bits`, `.sarm`)
+counts one stage                       (`sed_core.countsdiff`, `sed_core.baselines.masked`, ...)
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -11,7 +12,7 @@ from pathlib import Path
 from typing import Any, cast
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float, Int, Integer
 from torch import Tensor, nn
 
 from sed_core.baselines import LDM
@@ -45,6 +46,16 @@ class TrainingSet:
     labels: Int[Tensor, " n"]
     classes: int
     side: int
+
+
+@dataclass(frozen=True, eq=False)
+class CountsSet:
+    """Rows of counts, the class of each, and the side of the pictures they are (0 for vectors)."""
+
+    counts: Integer[Tensor, "n D"]
+    labels: Int[Tensor, " n"] | None
+    classes: int = 0
+    side: int = 0
 
 
 @dataclass(frozen=True)
@@ -183,6 +194,23 @@ def _dense_rows(data: TrainingSet, size: Stage, run: Run) -> Sequence[tuple[Spar
 def _labelled(model: Any) -> Callable[[tuple[SparseBatch, Tensor], torch.Generator], Loss]:
     """The loss of a model whose classes are asked for."""
     return lambda rows, chance: model.loss(rows[0], label=rows[1], generator=chance)
+
+
+# -- counts ----------------------------------------------------------------------------------------
+
+
+def train_on_counts(model: Any, data: CountsSet, size: Stage, run: Run) -> Iterator[Progress]:
+    """A model whose loss takes rows of counts, in one stage."""
+
+    def rows(chosen: Tensor) -> tuple[Tensor, Tensor | None]:
+        label = None if data.labels is None else data.labels[chosen].to(run.device)
+        return data.counts[chosen].long(), label
+
+    def loss(batch: tuple[Tensor, Tensor | None], chance: torch.Generator) -> Loss:
+        return model.loss(batch[0], label=batch[1], generator=chance)
+
+    plan = shuffled(len(data.counts), size=size.rows, steps=size.steps, seed=run.seed)
+    yield from run.fit(model, Batches(plan, rows), size, "counts", loss)
 
 
 # -- the map of latents ----------------------------------------------------------------------------

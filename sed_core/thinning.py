@@ -32,7 +32,7 @@ ENDS = 1e-6  # a schedule may miss 1 and 0 by as much
 CHECKED = 10_000  # times at which a schedule is looked at
 
 Spacing = Literal["t", "log_odds"]
-SurvivalName = Literal["cosine", "fi", "blackout", "jump", "linear", "sigmoid"]
+SurvivalName = Literal["cosine", "shifted", "fi", "blackout", "jump", "linear", "sigmoid"]
 Survival = float | Float[Tensor, " B"]  # one probability for all rows, or one a row
 
 
@@ -47,6 +47,21 @@ class FisherInformation:
 
     def __call__(self, t: Float[Tensor, "..."]) -> Float[Tensor, "..."]:
         return torch.sigmoid(fisher_bound(self.log_lifetime) * (1 - 2 * t))
+
+
+@dataclass(frozen=True)
+class ShiftedCosine:
+    """logit p(t) = 2 log cot(pi t / 2) - log k: the cosine for counts of about k.
+
+    A count of k is as hard to tell at p as a count of 1 at k p, so grey levels, which go to 255,
+    are decided where the plain cosine hardly is (Hoogeboom et al. 2023 shift large pictures so).
+    """
+
+    largest: float = 255.0
+
+    def __call__(self, t: Float[Tensor, "..."]) -> Float[Tensor, "..."]:
+        alive = torch.cos(pi / 2 * t).square()
+        return alive / (alive + self.largest * torch.sin(pi / 2 * t).square())
 
 
 @dataclass(frozen=True)
@@ -102,6 +117,7 @@ class Sigmoid:
 
 SURVIVAL: Mapping[str, Schedule] = {
     "cosine": Cosine(0.0),  # cos^2(pi t / 2)
+    "shifted": ShiftedCosine(),
     "fi": FisherInformation(),
     "blackout": Blackout(),
     "jump": Jump(),

@@ -14,6 +14,9 @@ from sed_core.baselines import (
     AutoencoderConfig,
     DDPMConfig,
     DenseValues,
+    LogGaussian,
+    MaskedConfig,
+    MaskedDiffusion,
     SARMConfig,
     SparsityBits,
 )
@@ -119,6 +122,22 @@ def countsdiff(dim: int = 10, **options: Any) -> CountsDiff:
     randomise(model, gain=0.7)
     with torch.no_grad():
         model.label.weight[-1] = 0  # unknown
+    return model.eval()
+
+
+def masked(**options: Any) -> MaskedDiffusion:
+    """A masked diffusion of counts of a few thousand random weights."""
+    sizes = {"dim": 5, "largest": 6, "embedding": 4, "width": 12, "layers": 2, "condition": 6}
+    model = MaskedDiffusion(MaskedConfig(**{**sizes, "classes": 3, **options}))
+    randomise(model)
+    return model.eval()
+
+
+def log_gaussian(counts: Tensor, classes: int = 0) -> LogGaussian:
+    """A Gaussian diffusion of random weights in the units of these counts."""
+    shape = DDPMConfig(dim=counts.shape[1], widths=(16, 8), condition=12, classes=classes)
+    model = LogGaussian(DenseValues.of_counts(counts), shape)
+    randomise(model)
     return model.eval()
 
 

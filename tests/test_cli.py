@@ -6,14 +6,17 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import scipy.sparse
 import torch
 from PIL import Image
+from small import countsdiff, masked
 
 from sed_core import chance, cli, hub
+from sed_core.commands import sampling
 from sed_core.metrics.judge import DigitJudge, DigitJudgeConfig
 from sed_core.model_card import sed_card
 from sed_core.savae import SAVAEConfig
@@ -128,7 +131,7 @@ def test_a_sample_does_not_depend_on_how_many_are_drawn(run: Run, monkeypatch: p
         return json.loads(run("sample", "tiny", "-n", n, "--steps", 3, "--json")[1])["samples"]
 
     many = draw(5)
-    monkeypatch.setattr(cli, "ROWS", 2)
+    monkeypatch.setattr(sampling, "ROWS", 2)
     assert draw(5) == many and draw(3) == many[:3]
 
 
@@ -310,3 +313,156 @@ def test_a_card_says_what_was_measured_and_what_is_missed():
     assert "- ordered" not in card
     assert "- draft: steps 3" in card and "`sed-core train sed-mnist`" in card
     assert "CC BY-SA" in card
+
+
+# -- counts ----------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def counts_shop(shop: Path) -> Path:
+    """Two small models of counts beside the others."""
+    if not (shop / "counts").exists():
+        for name, model in (("counts", countsdiff(16)), ("masked", masked(dim=16))):
+            hub.save(model, shop / name, metrics={}, card="# T\n", recipe="none")
+    return shop
+
+
+def rows_file(path: Path, **changed: Any) -> Path:
+    counts = np.arange(48).reshape(3, 16) % 5
+    observed = np.arange(48).reshape(3, 16) % 3 > 0
+    np.savez(path, **{"counts": counts, "observed": observed, **changed})
+    return path
+
+
+def test_counts_are_written_as_whole_numbers(run: Run, counts_shop: Path):
+    model: Any = hub.load(counts_shop / "counts", device="cpu")
+    asked = ("sample", counts_shop / "counts", "-n", 3, "--label", 1, "--seed", 4, "--steps", 5)
+    options = ("--attrition", "rescaled", "--strength", 0.1, "--births", "poisson")
+    code, _, err = run(*asked, *options, "--spacing", "log_odds", "--out", "x.npz")
+    assert code == 0, err
+    matrix = scipy.sparse.load_npz("x.npz")
+    wanted = model.sample(
+        3, label=1, steps=5, attrition="rescaled", strength=0.1, births="poisson",
+        spacing="log_odds", generator=chance.seeded(4),
+    )  # fmt: skip
+    assert matrix.dtype == np.int64
+    assert np.array_equal(matrix.toarray(), wanted.numpy())
+    with np.load("x.npz") as arrays:
+        recipe = json.loads(str(arrays["recipe"]))
+    assert recipe["schedule"] == "cosine"  # the model's own, written down
+    told = json.loads(run(*asked, "--json")[1])
+    assert all(isinstance(v, int) for row in told["samples"] for v in row["value"])
+    assert run(*asked, "--out", "x.png")[0] == 0
+    with Image.open("x.png") as picture:
+        assert len(set(np.asarray(picture).flatten().tolist())) > 3
+
+
+@pytest.mark.parametrize(
+    ("name", "option", "value"),
+    [("tiny", "--births", "poisson"), ("counts", "--eta", 0.5), ("masked", "--schedule", "fi"),
+     ("masked", "--temperature", 1)],
+)  # fmt: skip
+def test_options_of_another_family_are_refused_by_name(
+    run: Run, counts_shop: Path, name: str, option: str, value: Any
+):
+    code, _, err = run("sample", counts_shop / name, option, value, "--steps", 2)
+    assert code == 1
+    assert f"which has no {option[2:]}; leave it out" in err
+
+
+def test_a_schedule_that_is_none_is_refused(run: Run, counts_shop: Path):
+    code, _, err = run("sample", counts_shop / "counts", "--schedule", "sine", "--steps", 2)
+    assert code == 1
+    assert "schedule must be one of cosine, shifted" in err
+
+
+def test_rows_with_gaps_are_filled_and_what_is_known_stays(
+    run: Run, counts_shop: Path, tmp_path: Path
+):
+    rows = rows_file(tmp_path / "rows.npz")
+    asked = ("impute", counts_shop / "counts", rows, "--draws", 3, "--steps", 4, "--seed", 2)
+    code, _, err = run(*asked, "--out", "filled.npz")
+    assert code == 0, err
+    with np.load(rows) as given, np.load("filled.npz") as found:
+        assert found["draws"].dtype == np.int64
+        assert found["draws"].shape == (3, 3, 16)
+        seen = given["observed"]
+        assert (found["draws"][:, seen] == given["counts"][seen]).all()
+        assert np.allclose(found["mean"], found["draws"].mean(0))
+        assert json.loads(str(found["recipe"]))["method"] == "conditional"
+        model: Any = hub.load(counts_shop / "counts", device="cpu")
+        x, observed = (torch.from_numpy(given[name]) for name in ("counts", "observed"))
+        wanted = model.impute(x, observed, draws=3, steps=4, generator=chance.seeded(2))
+        assert np.array_equal(found["draws"], wanted.numpy())
+        before = found["draws"]
+    assert run(*asked, "--out", "filled.npz")[0] == 0
+    with np.load("filled.npz") as again:
+        assert np.array_equal(before, again["draws"])
+
+
+def test_a_row_is_filled_alike_however_many_are_done_at_once(
+    run: Run, counts_shop: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    rows = rows_file(tmp_path / "rows.npz")
+
+    def fill() -> Any:
+        asked = ("impute", counts_shop / "counts", rows, "--draws", 2, "--steps", 3)
+        assert run(*asked, "--out", "x.npz")[0] == 0
+        with np.load("x.npz") as found:
+            return found["draws"]
+
+    whole = fill()
+    monkeypatch.setattr(sampling, "ROWS", 2)
+    assert np.array_equal(whole, fill())
+
+
+@pytest.mark.parametrize(
+    ("changed", "said"),
+    [
+        ({"observed": np.ones((3, 15), bool)}, "(3, 16) and (3, 15)"),
+        ({"observed": np.ones((3, 16))}, "true and false"),
+        ({"counts": np.full((3, 16), -1)}, "whole numbers from 0 up, got -1"),
+        ({"counts": np.full((3, 16), 0.5)}, "got 0.5"),
+        ({"counts": np.array([["a"] * 16] * 3)}, "numbers"),
+    ],
+)
+def test_rows_that_are_none_of_counts_are_refused(
+    run: Run, counts_shop: Path, tmp_path: Path, changed: dict[str, Any], said: str
+):
+    rows = rows_file(tmp_path / "rows.npz", **changed)
+    code, _, err = run("impute", counts_shop / "counts", rows, "--out", "x.npz")
+    assert code == 1
+    assert said in err
+    assert not (tmp_path / "x.npz").exists()
+
+
+def test_files_that_cannot_be_read_or_written_are_refused(
+    run: Run, counts_shop: Path, tmp_path: Path
+):
+    rows, text = rows_file(tmp_path / "rows.npz"), tmp_path / "rows.txt"
+    text.write_text("1,2\n")
+    for given, out, said in (
+        (text, "x.npz", "needs an npz"),
+        (tmp_path / "none.npz", "x.npz", "No such file"),
+        (rows, "x.csv", "change its ending"),
+        (rows, "nowhere/x.npz", "no folder"),
+    ):
+        code, _, err = run("impute", counts_shop / "counts", given, "--out", out)
+        assert (code, said in err) == (1, True), err
+    code, _, err = run("impute", "tiny", rows, "--out", "x.npz")
+    assert "impute with a CountsDiff" in err
+
+
+def test_the_toy_is_evaluated_beside_its_exact_law(run: Run, counts_shop: Path):
+    hub.save(countsdiff(10, classes=0), counts_shop / "toy", metrics={}, card="# T\n", recipe="r")
+    asked = ("evaluate", counts_shop / "toy", "--data", "toy", "--samples", 50, "--steps", 3)
+    code, out, err = run(*asked, "--save")
+    assert code == 0, err
+    assert "| exact law |" in out
+    assert "| CountsDiff, published |" in out
+    figures = hub.figures(counts_shop / "toy")
+    assert figures["toy"]["methods"]["CountsDiff"][0]["sliced_w2"] > 0
+    code, _, err = run(*asked, "--trainings", 3)
+    assert "--trainings is for counts-toy" in err
+    code, _, err = run("evaluate", counts_shop / "counts", "--data", "toy")
+    assert "got a CountsDiff of 16 dimensions" in err

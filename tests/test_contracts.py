@@ -7,7 +7,20 @@ from typing import Any
 
 import pytest
 import torch
-from small import bits, ddpm, equal, ldm, pairs, sarm, sed, untouched_global_chance
+from small import (
+    bits,
+    counts,
+    countsdiff,
+    ddpm,
+    equal,
+    ldm,
+    log_gaussian,
+    masked,
+    pairs,
+    sarm,
+    sed,
+    untouched_global_chance,
+)
 from torch import Tensor, nn
 
 from sed_core import hub
@@ -32,8 +45,24 @@ class Case:
 
 
 SED = Case("SED", sed, pairs, {"steps": 4, "label": 1, "guidance": 2.0}, {"label": 1})
+COUNTS = Case("CountsDiff", countsdiff, counts, SED.sampling, SED.training)
 CASES = [
     SED,
+    COUNTS,
+    replace(COUNTS, name="CountsDiff-genes", model=lambda: countsdiff(network="genes", heads=2)),
+    replace(
+        COUNTS,
+        name="CountsDiff-pictures",
+        model=lambda: countsdiff(36, network="unet"),
+        batch=lambda: counts(dim=36),
+    ),
+    replace(
+        COUNTS,
+        name="CountsDiff-attrition",
+        sampling={"steps": 4, "attrition": "rescaled", "strength": 0.5, "births": "poisson"},
+    ),
+    replace(COUNTS, name="LogGaussian", model=lambda: log_gaussian(counts(rows=200), classes=3)),
+    replace(COUNTS, name="MaskedDiffusion", model=lambda: masked(dim=10, largest=12)),
     replace(SED, name="SED-ddpm", sampling={"steps": 3, "sampler": "ddpm"}),
     replace(SED, name="SED-blocked", model=lambda: sed(index_head="blocked", z_cond="prefix")),
     replace(SED, name="SED-cross", model=lambda: sed(draft="none", z_cond="cross")),

@@ -5,12 +5,12 @@ from itertools import pairwise
 from typing import Any
 
 import pytest
+import small
 import torch
-from small import largest, randomise, untouched_global_chance
+from small import largest, masked, untouched_global_chance
 from torch import Tensor
 
 from sed_core.baselines import (
-    DDPMConfig,
     DenseValues,
     LogGaussian,
     MaskedConfig,
@@ -31,22 +31,9 @@ ATTRITION: Any = {"attrition": "rescaled", "strength": 0.5}
 FOUR = SizeFactorLaw(TOY.mu[[0, 1, 5, 7]], TOY.theta[[0, 1, 5, 7]])
 
 
-def masked(**options: Any) -> MaskedDiffusion:
-    """A masked diffusion of a few thousand random weights."""
-    sizes = {"dim": 5, "largest": 6, "embedding": 4, "width": 12, "layers": 2, "condition": 6}
-    model = MaskedDiffusion(MaskedConfig(**{**sizes, "classes": 3, **options}))
-    randomise(model)
-    return model.eval()
-
-
 def log_gaussian(law: SizeFactorLaw = FOUR, classes: int = 0) -> LogGaussian:
     """A Gaussian diffusion of random weights in the units of counts of that law."""
-    dim = len(law.mu)
-    values = DenseValues.of_counts(law.sample(2000, generator=seeded(9)))
-    shape = DDPMConfig(dim=dim, widths=(16, 8), condition=12, classes=classes)
-    model = LogGaussian(values, shape)
-    randomise(model)
-    return model.eval()
+    return small.log_gaussian(law.sample(2000, generator=seeded(9)), classes)
 
 
 MODELS: list[Callable[[], Any]] = [masked, lambda: log_gaussian(classes=3)]

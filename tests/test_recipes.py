@@ -7,11 +7,11 @@ from typing import Any
 import pytest
 import torch
 
-from sed_core import hub, recipes
+from sed_core import counts_recipes, hub, recipes
 from sed_core.chance import seeded
 from sed_core.sed import SED
 from sed_core.sparse import SparseBatch
-from sed_core.stages import Run, Stage, TrainingSet, latent_map
+from sed_core.stages import CountsSet, Run, Stage, TrainingSet, latent_map
 
 TINY = {
     "draft": Stage(steps=4, rows=8, lr=1e-3),
@@ -138,6 +138,36 @@ def test_a_peer_trains_in_its_stages_and_leaves_a_checkpoint_that_samples(
     }
 
 
+@pytest.mark.parametrize("name", ["counts-mnist", "counts-toy", "gauss-toy", "masked-toy"])
+def test_a_model_of_counts_trains_and_leaves_a_checkpoint_that_samples(
+    name: str, tmp_path: Path
+) -> None:
+    plan, run = {"counts": Stage(steps=3, rows=4, lr=1e-3)}, Run(tmp_path, 0, torch.device("cpu"))
+    family, data = name.split("-")
+    if data == "toy":
+        found, asked = counts_recipes.counts_set("toy"), {}
+    else:
+        rows = (some_rows().batch.to_dense() * 255).round().to(torch.uint8)
+        found, asked = CountsSet(rows, torch.arange(60) % 10, 10, 28), {"label": 3}
+    trainer = recipes.TRAINERS[family]
+    told = [(p.stage, p.step) for p in trainer(name, found, plan, run, "the command")]
+    assert told == [("counts", k) for k in (1, 2, 3)]
+    assert list(trainer(name, found, plan, run, "the command")) == []
+    model: Any = hub.load(tmp_path / "checkpoint", device="cpu")
+    x = model.sample(2, steps=2, **asked, generator=seeded(0))
+    assert x.dtype == torch.int64
+    assert x.shape == (2, found.counts.shape[1])
+    assert int(x.min()) >= 0
+
+
+def test_the_three_models_of_the_toy_are_of_equal_size(tmp_path: Path) -> None:
+    sizes = []
+    for family in ("counts", "gauss", "masked"):
+        model = hub.load(f"{family}-toy", device="cpu")
+        sizes.append(sum(p.numel() for p in model.parameters()))
+    assert max(sizes) / min(sizes) < 1.1
+
+
 def curves(figures: dict[str, Any]) -> Iterable[tuple[str, list[list[float]]]]:
     return figures["training"]["curves"].items()
 
@@ -153,7 +183,7 @@ def test_a_line_that_a_kill_cut_off_is_left_out_of_the_curve(tmp_path: Path) -> 
 def test_every_recipe_has_a_plan_for_both_budgets_and_a_trainer() -> None:
     for name in recipes.RECIPES:
         family, data = name.split("-")
-        assert data in recipes.DATA
+        assert data in {*recipes.DATA, "toy"}
         if family != "judge":
             assert family in recipes.TRAINERS
             assert recipes.plan_of(family, data, "cpu")

@@ -301,7 +301,7 @@ def test_what_is_no_schedule_is_refused(said: str) -> None:
 
 
 def test_an_unknown_name_is_refused() -> None:
-    with pytest.raises(ValueError, match="cosine, fi, blackout"):
+    with pytest.raises(ValueError, match="cosine, shifted, fi, blackout"):
         survival_schedule("quadratic")
 
 

@@ -1,0 +1,1 @@
+"""The commands of `sed_core.cli` that take more than a few lines."""
