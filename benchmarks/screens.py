@@ -1,4 +1,4 @@
-"""The README's pictures of the app, taken from the app: docs/decode.png and docs/compare.png.
+"""The README's pictures of the app, taken from the app: docs/decode.png, compare.png, counts.png.
 
     python -m benchmarks.screens [--out docs]
 
@@ -69,13 +69,24 @@ def compare(page: Page, address: str) -> None:
     page.locator("canvas").first.wait_for()
 
 
+def counts(page: Page, address: str) -> None:
+    """An eight with two thirds of its steps of births behind it."""
+    page.goto(f"{address}/counts?label=8&seed=3")
+    page.get_by_role("button", name="Generate").click()
+    page.get_by_role("progressbar").wait_for()
+    page.locator(".st-key-counts_stop").wait_for(state="detached")
+    page.get_by_role("button", name="To the end").click()
+    for _ in range(12):
+        page.get_by_role("button", name="One step back").click()
+
+
 def main(
     out: Annotated[Path, typer.Option(help="Folder of the pictures.")] = Path("docs"),
 ) -> None:
-    """Take both pictures."""
+    """Take the pictures."""
     with app() as address, sync_playwright() as browsers:
         browser = browsers.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
-        for name, show in {"decode": decode, "compare": compare}.items():
+        for name, show in {"decode": decode, "compare": compare, "counts": counts}.items():
             page = browser.new_page(viewport={"width": WIDTH, "height": HEIGHT})
             show(page, address)
             page.wait_for_timeout(ROOM)

@@ -1,8 +1,7 @@
 """What the Compare page remembers of a visitor: the choice, the prediction, the runs made here."""
 
 import math
-import uuid
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -10,13 +9,15 @@ from urllib.parse import urlencode
 
 import streamlit as st
 
-from explorer import compared, controls, decoding, faults, measuring
+from explorer import compared, controls, decoding, measuring
 from explorer.compared import NAMES, Recording
 from explorer.controls import Params
 from explorer.drawing import Live, draw_each, peers, stage
-from explorer.jobs import Busy, State, View, Work
+from explorer.jobs import State, View
 from explorer.kinds import Kind
+from explorer.waiting import Place, line_words
 
+PLACE = Place("compare_")
 COUNTS = (1, 100, 500)
 LIVE = 100  # samples a live run makes at most; more are recorded
 SHOW = "show"  # the answer of who does not want to guess
@@ -222,12 +223,12 @@ def generate(recording: Recording, name: str, n: int, label: int | None) -> None
         if name in (EVERY, method.name)
     }  # fmt: skip
     st.session_state["compare_methods"] = [NAMES[key] for key in wanted]
-    _submit("live", lambda: partial(draw_each, data, peers(wanted, params), min(n, LIVE)))
+    PLACE.submit(lambda: partial(draw_each, data, peers(wanted, params), min(n, LIVE)), "live")
 
 
 def measure_here() -> None:
     """Put the short scaling run in line."""
-    _submit("own", lambda: measuring.measure)
+    PLACE.submit(lambda: measuring.measure, "own")
 
 
 def own() -> dict[str, Any] | None:
@@ -237,45 +238,38 @@ def own() -> dict[str, Any] | None:
 
 def busy(job: str) -> bool:
     """Whether this visitor has a job of that name in line."""
-    return "compare_ticket" in st.session_state and st.session_state.get("compare_job") == job
+    return PLACE.busy(job)
 
 
 def note(job: str) -> str:
     """What to tell the visitor about the last job of that name, if it gave no result."""
-    state = st.session_state
-    return state.get("compare_note", "") if state.get("compare_job") == job else ""
+    return PLACE.note(job)
 
 
 def stop() -> None:
     """End the job; what was shown stays."""
-    if ticket := st.session_state.pop("compare_ticket", None):
-        decoding.queue().cancel(ticket)
+    PLACE.stop()
 
 
 def look() -> View | None:
     """Ask how the job stands; when it is over, keep what it gave and return None."""
-    state, ticket = st.session_state, st.session_state.get("compare_ticket")
-    if ticket is None:
-        return None
-    view = decoding.queue().look(ticket)
-    if view.state in (State.WAITING, State.RUNNING):
-        return view
-    del state["compare_ticket"]
-    state["compare_note"] = view.sentence
-    if view.state is State.DONE and state["compare_job"] == "own":
-        state["compare_own"] = view.result
-    elif view.state is State.DONE:
-        data, made = view.result
-        every = state.setdefault("compare_live", {})
-        every[data] = {**every.get(data, {}), **made}
-    return None
+    return PLACE.look(_keep)
+
+
+def _keep(result: Any) -> None:
+    if PLACE.job == "own":
+        st.session_state["compare_own"] = result
+        return
+    data, made = result
+    every = st.session_state.setdefault("compare_live", {})
+    every[data] = {**every.get(data, {}), **made}
 
 
 def words(view: View) -> str:
     """How a job stands, for people."""
     if view.state is State.WAITING:
-        return decoding.words(view)
-    if st.session_state["compare_job"] == "own":
+        return line_words(view)
+    if PLACE.job == "own":
         return measuring.stage(view.fraction)
     return stage(view.fraction, st.session_state["compare_methods"])
 
@@ -303,15 +297,3 @@ def live_words(recording: Recording) -> str:
         for live in made
     ]
     return f"Live, measured here: {'; '.join(parts)}." if parts else ""
-
-
-def _submit(job: str, work: Callable[[], Work]) -> None:
-    state = st.session_state
-    state["compare_note"], state["compare_job"] = "", job
-    visitor = state.setdefault("visitor", uuid.uuid4().hex)
-    try:
-        state["compare_ticket"] = decoding.queue().submit(visitor, work())
-    except Busy as full:
-        state["compare_note"] = str(full)
-    except Exception as error:
-        state["compare_note"] = faults.sentence(error)

@@ -39,7 +39,7 @@ class Params:
 
     def query(self) -> dict[str, str]:
         """Every parameter as the URL writes it."""
-        return {key: _write(value) for key, value in asdict(self).items()}
+        return {key: write(value) for key, value in asdict(self).items()}
 
     def link(self, page: str, sha: str) -> str:
         """A link that says everything, so that it means the same when a default changes."""
@@ -62,7 +62,12 @@ KEYS = tuple(field.name for field in fields(Params))
 
 def stamp(params: Params, sha: str) -> str:
     """First 8 hex digits of the sha256 of parameters and model: the name of a result."""
-    text = json.dumps({**asdict(params), "sha": sha}, sort_keys=True, separators=(",", ":"))
+    return named({**asdict(params), "sha": sha})
+
+
+def named(said: Mapping[str, Any]) -> str:
+    """First 8 hex digits of the sha256 of everything that makes a result."""
+    text = json.dumps(said, sort_keys=True, separators=(",", ":"))
     return hashlib.sha256(text.encode()).hexdigest()[:8]
 
 
@@ -92,38 +97,42 @@ def read(
 
 def _read(key: str, text: str, models: Sequence[str]) -> Any:
     readers: dict[str, Callable[[str], Any]] = {
-        "model": lambda text: _one_of(text, models),
-        "label": lambda text: None if text == "any" else _whole(text, CLASSES - 1),
-        "guidance": lambda text: _number(text, LARGEST_GUIDANCE),
-        "steps": lambda text: int(_one_of(text, [str(steps) for steps in STEPS])),
-        "sampler": lambda text: _one_of(text, SAMPLERS),
-        "eta": lambda text: _number(text, 1.0),
-        "temperature": lambda text: _number(text, LARGEST_TEMPERATURE),
-        "seed": lambda text: _whole(text, LARGEST_SEED),
+        "model": lambda text: one_of(text, models),
+        "label": lambda text: None if text == "any" else whole(text, CLASSES - 1),
+        "guidance": lambda text: number(text, LARGEST_GUIDANCE),
+        "steps": lambda text: int(one_of(text, [str(steps) for steps in STEPS])),
+        "sampler": lambda text: one_of(text, SAMPLERS),
+        "eta": lambda text: number(text, 1.0),
+        "temperature": lambda text: number(text, LARGEST_TEMPERATURE),
+        "seed": lambda text: whole(text, LARGEST_SEED),
     }
     return readers[key](text)
 
 
-def _one_of(text: str, known: Sequence[str]) -> str:
+def one_of(text: str, known: Sequence[str]) -> str:
+    """A text that is one of those known; ValueError for another."""
     if text not in known:
         raise ValueError(f"expected one of {', '.join(known)}, got {text!r}")
     return text
 
 
-def _whole(text: str, largest: int) -> int:
+def whole(text: str, largest: int) -> int:
+    """A text as a whole number up to `largest`; ValueError for what is none."""
     if not (text.isascii() and text.isdigit() and int(text) <= largest):
         raise ValueError(f"expected a whole number from 0 to {largest}, got {text!r}")
     return int(text)
 
 
-def _number(text: str, largest: float) -> float:
+def number(text: str, largest: float) -> float:
+    """A text as a number up to `largest`; ValueError for what is none."""
     value = float(text)
     if not (math.isfinite(value) and 0 <= value <= largest):
         raise ValueError(f"expected a number from 0 to {largest:g}, got {text!r}")
     return round(value, 4)
 
 
-def _write(value: Any) -> str:
+def write(value: Any) -> str:
+    """A parameter as the URL writes it."""
     if value is None:
         return "any"
     return f"{value:g}" if isinstance(value, float) else str(value)
@@ -178,7 +187,7 @@ def choose_class(kind: Kind) -> None:
     """
     options = ["any", *map(str, range(len(kind.classes)))]
     state = st.session_state
-    label = state.setdefault("label", st.query_params.get("label", _write(DEFAULTS.label)))
+    label = state.setdefault("label", st.query_params.get("label", write(DEFAULTS.label)))
     state["label"] = state["label_choice"] = label if label in options else "any"
     names = dict(zip(options, ["any", *kind.classes], strict=True))
     help_words = "The class the model is asked for; any: it may draw what it likes."
@@ -188,7 +197,7 @@ def choose_class(kind: Kind) -> None:
     else:
         st.selectbox("Class", options, format_func=names.__getitem__, key="label_choice",
                      on_change=_take_class, help=help_words)  # fmt: skip
-    if state["label"] != _write(DEFAULTS.label):
+    if state["label"] != write(DEFAULTS.label):
         st.query_params["label"] = state["label"]
     elif "label" in st.query_params:
         del st.query_params["label"]
@@ -316,4 +325,4 @@ def _roll() -> None:
 def _reset() -> None:
     for key in KEYS:
         value = getattr(DEFAULTS, key)
-        st.session_state[key] = _write(value) if key == "label" else value
+        st.session_state[key] = write(value) if key == "label" else value

@@ -1,25 +1,22 @@
 """What the Decode page remembers of a visitor: job in line, last result, its fork, a note."""
 
 import re
-import uuid
 from collections.abc import Callable
 from functools import partial
 from typing import Any
 
 import streamlit as st
 
-from explorer import exports, faults, models, recorded
+from explorer import exports, models, recorded
 from explorer.controls import Params
-from explorer.jobs import Busy, JobQueue, State, Tick, View, Work
+from explorer.jobs import State, Tick, View, Work
 from explorer.models import Loaded
 from explorer.recorded import Recorded
 from explorer.runs import GUESSES, Run, Shown, fork, generate, shown, stage
+from explorer.waiting import Place, line_words, queue
 
-
-@st.cache_resource(on_release=JobQueue.close)
-def queue() -> JobQueue:
-    """The one line of jobs of this process: one worker, one thread."""
-    return JobQueue(workers=1)
+__all__ = ["queue"]
+PLACE = Place()
 
 
 # -- what the page asks --------------------------------------------------------------------------
@@ -37,20 +34,17 @@ def forked() -> Shown | None:
 
 def busy() -> bool:
     """Whether this visitor has a job in line."""
-    return "ticket" in st.session_state
+    return PLACE.busy()
 
 
 def note() -> str:
     """What to tell the visitor about the last job, if it gave no result."""
-    return st.session_state.get("note", "")
+    return PLACE.note()
 
 
 def words(view: View) -> str:
     """How a job stands, for people."""
-    if view.state is State.WAITING:
-        others = "1 run" if view.ahead == 1 else f"{view.ahead} runs"
-        return f"In line: {others} ahead of you, about {max(1, round(view.wait))} s"
-    return stage(view.fraction)
+    return line_words(view) if view.state is State.WAITING else stage(view.fraction)
 
 
 def live_words(run: Run, other: Run | None) -> str:
@@ -121,35 +115,17 @@ def follow(event: Any) -> None:
 
 def stop() -> None:
     """End the job; what was shown stays."""
-    if ticket := st.session_state.pop("ticket", None):
-        queue().cancel(ticket)
+    PLACE.stop()
 
 
 def look() -> View | None:
     """Ask how the job stands; when it is over, keep what it gave and return None."""
-    ticket = st.session_state.get("ticket")
-    if ticket is None:
-        return None
-    view = queue().look(ticket)
-    if view.state in (State.WAITING, State.RUNNING):
-        return view
-    del st.session_state["ticket"]
-    if view.state is State.DONE:
-        st.session_state.update(view.result)
-    st.session_state["note"] = view.sentence
-    return None
+    return PLACE.look(st.session_state.update)
 
 
 def _submit(job: Callable[[Loaded], Work], model: str) -> None:
     """Load the model and put the job in line, or say in one sentence why not."""
-    st.session_state["note"] = ""
-    visitor = st.session_state.setdefault("visitor", uuid.uuid4().hex)
-    try:
-        st.session_state["ticket"] = queue().submit(visitor, job(models.load(model)))
-    except Busy as full:
-        st.session_state["note"] = str(full)
-    except Exception as error:
-        st.session_state["note"] = faults.sentence(error)
+    PLACE.submit(lambda: job(models.load(model)))
 
 
 # -- the jobs: what they return goes into the visitor's session ----------------------------------

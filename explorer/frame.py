@@ -18,7 +18,8 @@ WIDTH = 1240
 
 
 PAGES = {
-    "home": "Start", "decode": "Decode", "compare": "Compare", "models": "Models", "about": "About",
+    "home": "Start", "decode": "Decode", "compare": "Compare", "counts": "Counts",
+    "models": "Models", "about": "About",
 }  # fmt: skip
 _framed: ContextVar[bool] = ContextVar("framed", default=False)
 
@@ -82,7 +83,8 @@ def footer() -> None:
 @st.cache_resource
 def warm() -> None:
     """Load the slow libraries beside the first page, so that the second page need not wait."""
-    names = ("explorer.models", "explorer.runs", "explorer.exports", "explorer.comparing")
+    names = ("explorer.models", "explorer.runs", "explorer.exports", "explorer.comparing",
+             "explorer.count_views")  # fmt: skip
     load = lambda: [importlib.import_module(name) for name in names]  # noqa: E731
     threading.Thread(target=load, name="warm", daemon=True).start()
 

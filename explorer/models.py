@@ -12,17 +12,21 @@ from torch import nn
 
 from explorer.kinds import MNIST, Kind, kind
 from sed_core import hub
-from sed_core.baselines import DDPM, LDM, SparsityBits
+from sed_core.baselines import DDPM, LDM, LogGaussian, MaskedDiffusion, SparsityBits
+from sed_core.countsdiff import CountsDiff
 from sed_core.hub import Card, CheckpointError
 from sed_core.metrics.judge import DigitJudge
 from sed_core.sed import SED
 from sed_core.store import MANIFEST, read_manifest, verify
+from sed_core.strict import read_json
 from sed_core.weights import STEP
 
 torch.set_num_threads(1)  # one job, one thread: faster here than two, and safe beside others
 
 
 PEERS: Mapping[str, type[nn.Module]] = {"sed": SED, "ddpm": DDPM, "ldm": LDM, "bits": SparsityBits}
+COUNTS: tuple[type[nn.Module], ...] = (CountsDiff, LogGaussian, MaskedDiffusion)
+COUNTED = {"digit": "mnist", "ten": "toy"}  # what the page Counts calls its data
 
 
 @dataclass(frozen=True)
@@ -96,6 +100,44 @@ def peer(name: str) -> Peer:
     raise CheckpointError(_missing(name))
 
 
+def counts_models() -> dict[str, list[str]]:
+    """The shipped CountsDiff of each data that the page Counts knows."""
+    return {
+        data: [card.name for card in cards() if _counts(card) and card.data == name]
+        for data, name in COUNTED.items()
+    }
+
+
+def _counts(card: Card) -> bool:
+    return card.family == CountsDiff.__name__ and (card.folder / MANIFEST).is_file()
+
+
+def own_schedule(name: str) -> str:
+    """The survival schedule that a CountsDiff comes with; read without loading its weights."""
+    for card in cards():
+        if card.name == name and _counts(card):
+            try:
+                config = read_json(card.folder / hub.CONFIG, hub.LARGEST_CONFIG)
+                return str(config["configs"]["config"]["schedule"])
+            except (CheckpointError, KeyError):
+                break  # whoever loads the model is told what is wrong with it
+    return "cosine"
+
+
+def counts_sha(name: str) -> str:
+    """What `sha` says of a checkpoint of counts; empty where it is not here."""
+    found = [card for card in cards() if card.name == name and (card.folder / MANIFEST).is_file()]
+    return sha(found[0].folder) if found else ""
+
+
+def counts(name: str) -> Peer:
+    """A shipped checkpoint of counts of any family, loaded at most once."""
+    for card in cards():
+        if card.name == name and card.family in {family.__name__ for family in COUNTS}:
+            return _peer(name, sha(card.folder), _device())
+    raise CheckpointError(_missing(name))
+
+
 def judge(data: str) -> DigitJudge | None:
     """The judge that belongs to a set of data, where there is one."""
     for card in cards():
@@ -117,7 +159,7 @@ def _load(name: str, data: str, sha: str, device: str) -> Loaded:
     return Loaded(model, sha, {**cloud, "classes": kind(data).classes}, kind(data))
 
 
-@st.cache_resource(max_entries=6, show_spinner=False)
+@st.cache_resource(max_entries=12, show_spinner=False)
 def _peer(name: str, sha: str, device: str) -> Peer:
     return Peer(hub.load(name, device=device), sha)
 
@@ -197,6 +239,7 @@ def snippet(card: Card) -> str:
     load = f'from sed_core import hub\n\nmodel = hub.load("{card.name}")'
     if not makes_samples(card):
         return load
+    asked = "16, " if card.data == COUNTED["ten"] else "16, label=3, guidance=2.0, "
     form = (
         "samples.to_csr()  # scipy CSR: only the pairs, no zeros"
         if card.family == SED.__name__
@@ -205,7 +248,7 @@ def snippet(card: Card) -> str:
     return (
         "from sed_core.chance import seeded\n"
         f"{load}\n"
-        "samples = model.sample(16, label=3, guidance=2.0, generator=seeded(7))\n"
+        f"samples = model.sample({asked}generator=seeded(7))\n"
         f"{form}"
     )
 

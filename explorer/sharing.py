@@ -15,13 +15,21 @@ Files = Mapping[str, tuple[str, Callable[[], Any]]]
 
 
 def carry(
-    stamp: str, *, command: str, recipe: Mapping[str, Any], link: str, files: Files, what: str
+    stamp: str,
+    *,
+    command: str,
+    recipe: Mapping[str, Any],
+    link: str,
+    files: Files,
+    what: str,
+    about_files: str = "",
 ) -> None:
     """Three small buttons, each of which opens its part.
 
     Args:
         files: words of a button -> name of its file, and what makes it once the button is pressed.
         what: what can be made again.
+        about_files: what to know before one opens them.
     """
     with st.popover(f"Recipe {stamp}"):
         st.markdown(f"Enough to make {what} again, anywhere.")
@@ -31,6 +39,8 @@ def carry(
         st.markdown("Opens this page with these settings.")
         st.code(link, language=None, wrap_lines=True)
     with st.popover("Download"):
+        if about_files:
+            st.markdown(about_files)
         for words, (name, make) in files.items():
             ending = Path(name).suffix
             st.download_button(

@@ -33,18 +33,19 @@ def rounded_binomial(
 ) -> Int64[Tensor, "*X"]:
     """Bin(R, p), where R is the rate rounded up or down at random so that its mean is the rate.
 
-    One uniform serves both. Below a rate of 1 there is one unit at most, which is born with
-    probability rate p; above, what the uniform says beyond the largest P(0) decides how to round.
+    It is a quantile of that mixture: a rate that differs in its last digit moves a border of
+    outcomes by that much times p, and nothing else, so that hardly any draw is another one.
     """
     rate, p = rate.double(), p.double()
-    found = ((rate * p).add_(u) >= 1).long().flatten()
-    i = (rate >= 1).flatten().nonzero().squeeze(1)
+    found, i = _zeros(rate), _may_differ(rate * p, u)
     rate_i, p_i, u_i = (_at(i, part, rate.shape) for part in (rate, p, u))
-    surely_zero = torch.where(p_i > 0.5, 0.0, 1 - rate_i.ceil() * p_i).clamp_min(0)
-    found[i], may = 0, (u_i >= surely_zero).nonzero().squeeze(1)
-    i, rate_i, p_i, u_i, low = (part[may] for part in (i, rate_i, p_i, u_i, surely_zero))
-    raised, v = _split((u_i - low) / (1 - low), rate_i - rate_i.floor())
-    found[i] = binomial(rate_i.floor() + raised, p_i, low + (1 - low) * v)
+    found[i] = 1  # of a rate below 1, u >= 1 - rate p says it all
+    for some, law in (
+        ((rate_i >= 1) & (p_i < 1), _rounded_binomial),
+        ((rate_i >= 1) & (p_i >= 1), _rounded),
+    ):
+        j = some.nonzero().squeeze(1)
+        found[i[j]] = law(rate_i[j], p_i[j], u_i[j]).long()
     return found.reshape(rate.shape)
 
 
@@ -70,20 +71,36 @@ def _at(i: Tensor, x: Tensor, shape: torch.Size) -> Tensor:
     return x.expand(len(i)) if x.ndim == 0 else x.expand(shape).flatten()[i]
 
 
-def _split(u: Tensor, share: Tensor) -> tuple[Tensor, Tensor]:
-    """Two things out of one uniform: whether u < share, and a uniform independent of that."""
-    below = u < share
-    return below, torch.where(below, u / share, (u - share) / (1 - share))
+def _rounded(rate: Tensor, p: Tensor, u: Tensor) -> Tensor:
+    """The rate, rounded up where u is at the upper end."""
+    up = rate.ceil()
+    return up - (u < up - rate).to(up)
+
+
+def _rounded_binomial(rate: Tensor, p: Tensor, u: Tensor) -> Tensor:
+    """Bin(n, p) and Bin(n - 1, p) mixed, n = ceil(rate); p below 1.
+
+    Their mass at k is that of the first, times f + (1 - f) (n - k) / (n (1 - p)), f its share.
+    """
+    n, q = rate.ceil(), 1 - p
+    share, odds = rate - (n - 1), p / q
+    start, log_mass = _start(n, p)
+
+    def mixed(k: Tensor, i: Tensor) -> Tensor:
+        return share[i] + (1 - share[i]) * (n[i] - k) / (n[i] * q[i])
+
+    return _walk(
+        u,
+        start,
+        log_mass.exp() * mixed(start, torch.arange(len(n), device=n.device)),
+        up=lambda k, i: (n[i] - k) / (k + 1) * odds[i] * mixed(k + 1, i) / mixed(k, i),
+        down=lambda k, i: k / (n[i] - k + 1) / odds[i] * mixed(k - 1, i) / mixed(k, i),
+    )
 
 
 def _binomial(n: Tensor, p: Tensor, u: Tensor) -> Tensor:
     """Bin(n, p) for p of at most a half."""
-    start = torch.where(n * p > FROM_ZERO, ((n + 1) * p).floor(), 0.0)
-    log_mass = (n - start) * torch.log1p(-p)
-    big = (start > 0).nonzero().squeeze(1)
-    k, m = start[big], n[big]
-    ways = torch.lgamma(m + 1) - torch.lgamma(k + 1) - torch.lgamma(m - k + 1)
-    log_mass[big] += ways + k * p[big].log()
+    start, log_mass = _start(n, p)
     odds = p / (1 - p)
     return _walk(
         u,
@@ -92,6 +109,17 @@ def _binomial(n: Tensor, p: Tensor, u: Tensor) -> Tensor:
         up=lambda k, i: (n[i] - k) / (k + 1) * odds[i],
         down=lambda k, i: k / (n[i] - k + 1) / odds[i],
     )
+
+
+def _start(n: Tensor, p: Tensor) -> tuple[Tensor, Tensor]:
+    """Where a walk over Bin(n, p) starts, 0 or in the bulk, and the log of the mass there."""
+    start = torch.where(n * p > FROM_ZERO, ((n + 1) * p).floor(), 0.0)
+    log_mass = (n - start) * torch.log1p(-p)
+    big = (start > 0).nonzero().squeeze(1)
+    k, m = start[big], n[big]
+    ways = torch.lgamma(m + 1) - torch.lgamma(k + 1) - torch.lgamma(m - k + 1)
+    log_mass[big] += ways + k * p[big].log()
+    return start, log_mass
 
 
 def _poisson(rate: Tensor, u: Tensor) -> Tensor:

@@ -2,7 +2,7 @@
 
 import os
 import socket
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -48,6 +48,31 @@ def chromium() -> Iterator[Any]:
         browser = playwright.chromium.launch(executable_path=str(CHROMIUM), args=CHROMIUM_ARGS)
         yield browser
         browser.close()
+
+
+@pytest.fixture
+def visit(chromium: Any, tmp_path: Path) -> Iterator[Callable[..., Any]]:
+    """Open a static page; afterwards nothing may have gone to the console or to the network."""
+    noise, requests, contexts = list[str](), list[str](), list[Any]()
+
+    def visit(text: str, *, width: int = 1440, motion: str = "reduce", touch: bool = False) -> Any:
+        file = tmp_path / "page.html"
+        file.write_text(text, encoding="utf-8")
+        size = {"width": width, "height": 900}
+        options = {"viewport": size, "reduced_motion": motion, "has_touch": touch}
+        contexts.append(chromium.new_context(**options, bypass_csp=True))
+        page = contexts[-1].new_page()
+        page.on("console", lambda message: noise.append(message.text))
+        page.on("pageerror", lambda error: noise.append(str(error)))
+        page.on("request", lambda request: requests.append(request.url))
+        page.goto(file.as_uri())
+        return page
+
+    yield visit
+    for context in contexts:
+        context.close()
+    assert [words for words in noise if "willReadFrequently" not in words] == []  # our own reading
+    assert [url for url in requests if not url.startswith(("file:", "data:", "blob:"))] == []
 
 
 @pytest.fixture(autouse=True)

@@ -73,10 +73,14 @@ def surroundings(checkpoints, tmp_path_factory):
 @pytest.fixture(scope="session")
 def server(surroundings, tmp_path_factory):
     """One running app for all tests; yields its address."""
+    yield from start_server(surroundings, tmp_path_factory.mktemp("server") / "log")
+
+
+def start_server(surroundings, log):
+    """Run the app until the tests are over; its log may hold no traceback."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    log = tmp_path_factory.mktemp("server") / "log"
     command = [sys.executable, "-m", "streamlit", "run", "app.py", "--server.headless", "true"]
     with log.open("w") as out:
         process = subprocess.Popen(

@@ -46,6 +46,7 @@ from sed_core.countsdiff import (
 )
 from sed_core.domains import toy
 from sed_core.limits import one_of
+from sed_core.metrics.counts import counts_mmd
 from sed_core.metrics.distance import sliced_w2
 from sed_core.schedules import Schedule
 from sed_core.stream import last, record
@@ -676,7 +677,9 @@ def test_it_learns_the_toy(seed: int) -> None:
     for _ in fit(model, batches, lr=5e-3, ema=0.99, generator=seeded(seed), precision="float32"):
         pass
     found = model.sample(4000, steps=100, births="poisson", generator=seeded(seed))
-    assert sliced_w2(found, toy.load("validation"), generator=seeded(0)) < 0.45
+    real = toy.load("validation")
+    assert sliced_w2(found, real, generator=seeded(0)) < 0.45
+    assert counts_mmd(found, real) < 0.004
     ratio = (found.double().var(0) / toy.TOY.variance)[toy.TOY.mean > 0.2]
     assert bool(((ratio - 1).abs() < 0.35).all()), ratio
 

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from small import bits, ddpm, equal, largest, ldm, pairs, sarm, sed
+from small import bits, countsdiff, ddpm, equal, largest, ldm, pairs, sarm, sed
 
 from sed_core import hub
 from sed_core.chance import seeded
@@ -92,3 +92,12 @@ def test_a_checkpoint_finds_the_device_by_itself(tmp_path: Path) -> None:
     hub.save(sed(), tmp_path / "m", metrics={}, card="# m", recipe="test", dtype="float32")
     model = hub.load(tmp_path / "m")
     assert next(model.parameters()).device.type == "cuda"
+
+
+@pytest.mark.parametrize("options", [{}, {"network": "genes", "heads": 2}])
+def test_a_seed_means_the_same_for_counts(options) -> None:
+    asked = {"steps": 8, "label": 1, "guidance": 2.0}
+    here = countsdiff(**options).sample(64, generator=seeded(7), **asked)
+    there = countsdiff(**options).to(CUDA).sample(64, generator=seeded(7), **asked)
+    assert there.dtype == torch.int64
+    assert (here == there.cpu()).double().mean() > 0.95  # a rate's last digit may move a unit

@@ -292,7 +292,7 @@ def test_replacement_attenuates_the_evidence() -> None:
 
 @pytest.mark.slow
 def test_repaint_mends_some_of_it() -> None:
-    found = imputed_slope(replace, toy_rate, 100, 1000, rounds=3, jump=10)
+    found = imputed_slope(replace, toy_rate, 100, 2000, rounds=3, jump=10)
     assert 0.78 < found < 0.95  # 0.85 in countsdiff.md
 
 

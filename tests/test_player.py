@@ -2,22 +2,18 @@
 
 import json
 import re
-import socket
-import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from urllib.request import urlopen
 
 import pytest
+from stage import faults, hosted, served, state
 from test_scene import LATENT, SIDE, extras, fork, sample
 
 from explorer.player import html, payload, source
 from explorer.scene import scene
 
 playwright = pytest.importorskip("playwright.sync_api")
-axe = pytest.importorskip("axe_playwright_python.sync_playwright")
 
 pytestmark = pytest.mark.browser
 
@@ -36,50 +32,9 @@ def scenes() -> tuple[dict, dict]:
     return made, scene(forked, width=SIDE, height=SIDE, title="Yours", fork=where, **more)
 
 
-@pytest.fixture
-def visit(chromium: "playwright.Browser", tmp_path: Path) -> Iterator[Open]:
-    """Open a page; afterwards nothing may have gone to the console or to the network."""
-    noise, requests, contexts = [], [], []
-
-    def visit(text: str, *, width: int = 1440, motion: str = "reduce") -> "playwright.Page":
-        file = tmp_path / "page.html"
-        file.write_text(text, encoding="utf-8")
-        size = {"width": width, "height": 900}
-        contexts.append(chromium.new_context(viewport=size, reduced_motion=motion, bypass_csp=True))
-        page = contexts[-1].new_page()
-        page.on("console", lambda message: noise.append(message.text))
-        page.on("pageerror", lambda error: noise.append(str(error)))
-        page.on("request", lambda request: requests.append(request.url))
-        page.goto(file.as_uri())
-        return page
-
-    yield visit
-    for context in contexts:
-        context.close()
-    assert [words for words in noise if "willReadFrequently" not in words] == []  # our own reading
-    assert [url for url in requests if not url.startswith(("file:", "data:", "blob:"))] == []
-
-
 def host(*scenes: dict) -> str:
-    """A page that calls the player as Streamlit does: in a shadow root, again on every rerun."""
-    return f"""<!doctype html><html lang="en"><title>host</title><main><div id="host"></div></main>
-    <script type="module">{source("player.js")}
-    const shadow = document.getElementById("host").attachShadow({{ mode: "open" }});
-    const style = document.createElement("style");
-    style.textContent = {json.dumps(source("player.css"))};
-    shadow.append(style);
-    window.said = [];
-    const tell = (name, value) => window.said.push([name, value]);
-    window.mount = (data) => {{
-      window.leave = player({{ parentElement: shadow, data, setStateValue: tell,
-        setTriggerValue: tell }});
-    }};
-    window.mount({json.dumps(payload(scenes))});
-    </script>"""
-
-
-def state(page: "playwright.Page") -> dict[str, str]:
-    return page.locator(".sed").evaluate("node => ({...node.dataset})")
+    """A page that calls the player as Streamlit does."""
+    return hosted(source("player.js"), source("player.css"), payload(scenes))
 
 
 def at(page: "playwright.Page") -> int:
@@ -327,9 +282,7 @@ def test_no_axe_violation_and_no_sideways_scroll(
     page = visit(html(scenes[:count], title="Player", start=position), width=width)
     assert at(page) == position
     page.get_by_label("Next-pair probability").evaluate("box => box.click()")
-    found = axe.Axe().run(page).response["violations"]
-    assert [(rule["id"], rule["nodes"][0]["html"][:120]) for rule in found] == []
-    assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
+    assert faults(page) == []
 
 
 def test_every_control_is_large_enough_to_touch(visit: Open, scenes: tuple) -> None:
@@ -358,31 +311,8 @@ st.text(f"runs {st.session_state.runs}; step {result.step}; fork {result.fork}")
 @pytest.fixture
 def server(tmp_path: Path, scenes: tuple) -> Iterator[str]:
     (tmp_path / "scenes.json").write_text(json.dumps(scenes))
-    (tmp_path / "app.py").write_text(APP)
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    command = [sys.executable, "-m", "streamlit", "run", str(tmp_path / "app.py")]
-    options = ["--server.headless=true", f"--server.port={port}", "--server.fileWatcherType=none"]
-    root = Path(__file__).parents[1]
-    process = subprocess.Popen([*command, *options, "--browser.gatherUsageStats=false"], cwd=root)
-    address = f"http://127.0.0.1:{port}"
-    try:
-        _wait_for(f"{address}/_stcore/health")
+    with served(tmp_path, APP) as address:
         yield address
-    finally:
-        process.terminate()
-        process.wait(10)
-
-
-def _wait_for(address: str) -> None:
-    for _ in range(120):
-        try:
-            urlopen(address, timeout=1).close()
-            return
-        except OSError:
-            time.sleep(0.25)
-    raise TimeoutError(f"{address} does not answer")
 
 
 def test_in_streamlit_it_plays_without_reruns_and_reports_where_it_stopped(

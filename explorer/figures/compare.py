@@ -54,7 +54,7 @@ def zeros(methods: Sequence[Zeros], real: NDArray[Any], dim: int, *, cell: str) 
         title_text="share of exact zeros in a sample", tickformat=".0%", row=len(methods), col=1
     )
     fig.update_layout(showlegend=False)
-    return _dressed(fig, 96 * len(methods) + 60).update_layout(margin_l=8)
+    return dressed(fig, 96 * len(methods) + 60).update_layout(margin_l=8)
 
 
 def costs(result: Mapping[str, Any], *, batch: int = 64) -> go.Figure:
@@ -78,7 +78,7 @@ def costs(result: Mapping[str, Any], *, batch: int = 64) -> go.Figure:
         )  # fmt: skip
     fig.update_yaxes(showgrid=False, fixedrange=True)
     fig.update_layout(showlegend=False)
-    return _dressed(fig, 88 * len(methods) + 150)
+    return dressed(fig, 88 * len(methods) + 150)
 
 
 def costed(result: Mapping[str, Any]) -> bool:
@@ -112,7 +112,7 @@ def scaling(
     what = "milliseconds a sample" if figure == "sample_ms" else "milliseconds a training step"
     fig.update_xaxes(type="log", title_text="dimensions", dtick=1, exponentformat="SI")
     fig.update_yaxes(type="log", title_text=what, dtick=1)
-    return _below(_dressed(fig, 430))
+    return below(dressed(fig, 430))
 
 
 def _add_own(fig: go.Figure, own: Mapping[str, Any]) -> None:
@@ -158,7 +158,7 @@ def rate(result: Mapping[str, Any]) -> go.Figure:
     fig.update_yaxes(title_text="error left (RMSE)", rangemode="tozero", row=1, col=1)
     fig.update_xaxes(tickformat=".0%", range=[0, 1], fixedrange=True, showgrid=False, row=2, col=1)
     fig.update_yaxes(showgrid=False, autorange="reversed", fixedrange=True, row=2, col=1)
-    return _below(_dressed(fig, 500))
+    return below(dressed(fig, 500))
 
 
 # -- words for who can't see them ------------------------------------------------------------------
@@ -253,7 +253,7 @@ def _power(result: Mapping[str, Any], method: str, figure: str, active: int) -> 
     return ""
 
 
-def _below(fig: go.Figure) -> go.Figure:
+def below(fig: go.Figure) -> go.Figure:
     """The legend under the figure, where it has room on a phone too."""
     fig.update_layout(
         legend={"orientation": "h", "y": -0.2, "yanchor": "top", "x": 0, "title": None}
@@ -261,7 +261,7 @@ def _below(fig: go.Figure) -> go.Figure:
     return fig
 
 
-def _dressed(fig: go.Figure, height: int) -> go.Figure:
+def dressed(fig: go.Figure, height: int) -> go.Figure:
     """One look for all: white, quiet, large enough for a projector."""
     fig.update_layout(
         height=height, template="none", paper_bgcolor="#ffffff", plot_bgcolor="#ffffff",

@@ -44,18 +44,18 @@ def png(scene: Scene, position: int, *, zoom: int = ZOOM) -> bytes:
     """The player's picture at a position of the time line."""
     image = _frame(scene, position, zoom)
     image.info.clear()
-    return _saved(image, "PNG", optimize=True)
+    return saved(image, "PNG", optimize=True)
 
 
 def gif(scene: Scene, *, zoom: int = 8) -> bytes:
     """The whole time line, moving: guesses on the way, then pair by pair; it holds its end."""
     steps = scene["latent"]["n"] if scene["latent"]["guess"] else 0
     pairs = len(scene["pairs"]["index"])
-    early = [int(k) for k in _spread(1, steps, LATENT_FRAMES)] if steps else []
-    late = [scene["start"] + int(k) for k in _spread(0, pairs, PAIR_FRAMES)]
-    frames = [_indexed(_frame(scene, position, zoom)) for position in early + late]
+    early = [int(k) for k in spread(1, steps, LATENT_FRAMES)] if steps else []
+    late = [scene["start"] + int(k) for k in spread(0, pairs, PAIR_FRAMES)]
+    frames = [indexed(_frame(scene, position, zoom)) for position in early + late]
     times = [LATENT_MS] * len(early) + [PAIR_MS] * (len(late) - 1) + [HOLD_MS]
-    return _saved(
+    return saved(
         frames[0],
         "GIF",
         save_all=True,
@@ -107,16 +107,18 @@ def _outline(image: Image.Image, index: int, width: int, zoom: int) -> None:
     ImageDraw.Draw(image).rectangle(box, outline=rgb(COLOURS["ink"]), width=max(1, zoom // 6))
 
 
-def _indexed(image: Image.Image) -> Image.Image:
+def indexed(image: Image.Image) -> Image.Image:
+    """A frame of a GIF."""
     return image.convert("P", palette=Image.Palette.ADAPTIVE, colors=64)
 
 
-def _spread(first: int, last: int, frames: int) -> NDArray[np.int64]:
+def spread(first: int, last: int, frames: int) -> NDArray[np.int64]:
     """At most `frames` whole numbers from first to last, both among them."""
     return np.unique(np.linspace(first, last, min(frames, last - first + 1)).round()).astype(int)
 
 
-def _saved(image: Image.Image, kind: str, **options: Any) -> bytes:
+def saved(image: Image.Image, kind: str, **options: Any) -> bytes:
+    """An image as the bytes of a file."""
     file = io.BytesIO()
     image.save(file, kind, **options)
     return file.getvalue()

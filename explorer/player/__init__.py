@@ -11,6 +11,7 @@ from typing import Any
 from explorer.figures.colours import COLOURS, table
 
 HERE = Path(__file__).parent
+SHARED = ("parts.js", "reel.js")  # of all players
 Scene = Mapping[str, Any]
 
 
@@ -74,8 +75,9 @@ def payload(
 
 
 def source(name: str) -> str:
-    """The text of player.js or player.css."""
-    return (HERE / name).read_text(encoding="utf-8")
+    """The text of player.js with what it is joined to, or of player.css."""
+    parts = (*SHARED, name) if name.endswith(".js") else (name,)
+    return "\n".join((HERE / part).read_text(encoding="utf-8") for part in parts)
 
 
 @cache

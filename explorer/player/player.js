@@ -1,29 +1,22 @@
 // The player of Sparse Diffusion Explorer: replays scenes (explorer/scene.py) in the browser.
 //
-// One file, three hosts: a Streamlit component (v2) calls the default export on every rerun, a
-// static page or gr.HTML calls it once. It plays by itself and speaks to its host only to say where
-// the reader stopped (state "step", a position of the time line) and to ask for another
-// continuation (trigger "fork": {at, index, scene}).
+// Joined with its parts and its time line (parts.js, reel.js), one file for three hosts: a Streamlit
+// component (v2) calls the default export on every rerun, a static page or gr.HTML calls it once. It
+// plays by itself and speaks to its host only to say where the reader stopped (state "step", a
+// position of the time line) and to ask for another continuation (trigger "fork": {at, index, scene}).
 
-const SPEEDS = [0.5, 1, 2, 4];
 const PAIR_MS = 100;              // a pair at speed 1
 const LATENT_MS = 4000;           // all latent steps together at speed 1, within reason
 const SPLIT = [0.36, 0.38];       // where the latent part ends and the pairs begin on the scrubber
-const RANGE = 1000;
 const HINT = "Press any place in the picture to ask about it.";
-let active = null;                // the player that takes keys pressed outside every control
 
 export default function player({ parentElement, data, setStateValue, setTriggerValue }) {
   const id = data.scenes.map((scene) => scene.id).join("+");
-  let p = parentElement.sedPlayer;
-  if (!p || p.id !== id || !p.root.isConnected) {
-    const before = p;
-    p?.destroy();
-    p = parentElement.sedPlayer = create(parentElement, data, id, Boolean(setTriggerValue && data.forks), before);
-  }
+  const p = keep(parentElement, id,
+    (before) => create(parentElement, data, id, Boolean(setTriggerValue && data.forks), before));
   p.setState = setStateValue;
   p.setTrigger = setTriggerValue;
-  return () => setTimeout(() => p.root.isConnected || p.destroy());
+  return () => leave(p);
 }
 
 // -- a player: its scenes, its place on the time line, its parts ---------------------------------
@@ -33,30 +26,20 @@ function create(parent, data, id, canFork, before) {
   const stop = new AbortController();
   const p = { id, scenes, canFork, colours: data.colours, table: rows(data.colours.table),
     playing: false, mine: false, speed: before?.speed ?? 1, overlay: before?.overlay ?? false, signal: stop.signal };
-  p.latent = Math.max(...scenes.map((s) => s.latent.n));
-  p.base = p.latent ? p.latent + 1 : 0;
-  p.pairs = Math.max(...scenes.map((s) => s.count));
-  p.end = p.base + p.pairs;
+  p.first = Math.max(...scenes.map((s) => s.latent.n));
+  p.second = Math.max(...scenes.map((s) => s.count));
+  measure(p, SPLIT);
   build(p);
-  parent.append(p.root);
-  const watch = new ResizeObserver(() => draw(p));
-  watch.observe(p.root);
-  p.destroy = () => { p.playing = false; stop.abort(); watch.disconnect(); p.root.remove(); };
-  active = p;
-  begin(p, data, before);
+  enter(p, parent, stop);
+  beginWhere(p, data, before);
   return p;
 }
 
-// A new fork starts where it was asked for, the same sample where it was; a reader who wants no
-// motion sees the finished sample at rest.
-function begin(p, data, before) {
-  const still = matchMedia("(prefers-reduced-motion: reduce)").matches;
+// A new fork starts where it was asked for, the same sample where it was.
+function beginWhere(p, data, before) {
   const same = before?.scenes[0].id === p.scenes[0].id, fork = same && p.scenes.at(-1).fork;
   const start = fork ? p.base + fork.at : same ? before.pos : data.start;
-  const auto = fork || (start == null && data.autoplay);
-  p.pos = clamp(start ?? (auto && !still ? 0 : p.end), 0, p.end);
-  render(p);
-  if (auto && !still) play(p);
+  begin(p, start, fork || (start == null && data.autoplay));
 }
 
 function open(scene) {
@@ -68,62 +51,14 @@ function open(scene) {
     cloud: scene.map && new Uint16Array(bytes(scene.map.cloud).buffer), label: scene.map && bytes(scene.map.label) };
 }
 
-const inLatent = (p) => p.pos < p.base;
-const stepOf = (p, s) => inLatent(p) ? p.pos : Math.min(p.pos - p.base, s.count);
+const stepOf = (p, s) => inFirst(p) ? p.pos : Math.min(p.pos - p.base, s.count);
 
 // -- moving --------------------------------------------------------------------------------------
 
-function play(p) {
-  if (p.pos >= p.end) p.pos = 0;
-  p.playing = true;
-  p.due = performance.now() + wait(p);
-  render(p);
-  requestAnimationFrame((now) => tick(p, now));
-}
-
-function tick(p, now) {
-  if (!p.playing) return;
-  if (!p.root.isConnected) { p.playing = false; return; }
-  p.due = Math.max(p.due, now - 250);             // a hidden tab owes nothing
-  const from = p.pos;
-  while (now >= p.due && p.pos < p.end) { p.pos += 1; p.due += wait(p); }
-  if (p.pos >= p.end) p.playing = false;
-  if (p.pos !== from) render(p);
-  if (p.playing) requestAnimationFrame((next) => tick(p, next));
-  else if (p.mine) report(p);
-}
-
 function wait(p) {
-  const border = p.pos === p.latent || p.pos === p.base ? 700 : 0;
-  const each = inLatent(p) ? clamp(LATENT_MS / p.latent, 60, 300) : PAIR_MS;
+  const border = p.pos === p.first || p.pos === p.base ? 700 : 0;
+  const each = inFirst(p) ? clamp(LATENT_MS / p.first, 60, 300) : PAIR_MS;
   return (each + border) / p.speed;
-}
-
-function toggle(p) {
-  p.mine = true;
-  if (!p.playing) return play(p);
-  pause(p);
-}
-
-function pause(p) {
-  p.playing = false;
-  render(p);
-  report(p);
-}
-
-function go(p, position) {
-  p.playing = false;
-  p.pos = clamp(Math.round(position), 0, p.end);
-  render(p);
-  clearTimeout(p.telling);
-  p.telling = setTimeout(() => report(p), 400);   // one report for a run of steps
-}
-
-function report(p) {
-  clearTimeout(p.telling);
-  if (p.playing || p.pos === p.told || p.signal.aborted) return;
-  p.told = p.pos;
-  p.setState?.("step", p.pos);
 }
 
 function fork(p, view, index) {
@@ -143,47 +78,20 @@ function ask(p, view, index) {
   view.asked = index;
   if (k !== undefined) { go(p, p.base + k + 1); return say(view, pairSentence(s, k)); }
   const which = `dimension ${index}${s.height > 1 ? ` (${name(s, index)})` : ""}`;
-  const words = inLatent(p) ? `In the finished sample, ${which}` : upper(which);
+  const words = inFirst(p) ? `In the finished sample, ${which}` : upper(which);
   say(view, `${words} was never chosen: it is exactly zero.`);
   draw(p);
-}
-
-function say(view, text) {
-  if (view.answer.textContent !== text) view.answer.textContent = text;
-}
-
-// -- keys ----------------------------------------------------------------------------------------
-
-function keys(p) {
-  const moves = { ArrowLeft: () => go(p, p.pos - 1), ArrowRight: () => go(p, p.pos + 1),
-    Home: () => go(p, 0), End: () => go(p, p.end), " ": () => toggle(p) };
-  const press = (event) => {
-    const target = event.composedPath()[0];
-    const own = event.key === " " ? "button, select, [type=checkbox]" : "select";
-    if (event.altKey || event.ctrlKey || event.metaKey || target.matches?.(own)) return;
-    if (event.shiftKey || event.key === "Enter") return pickByKey(p, target, event);
-    if (!moves[event.key]) return;
-    event.preventDefault();
-    p.mine = true;
-    moves[event.key]();
-  };
-  p.root.addEventListener("keydown", press, { signal: p.signal });
-  p.root.addEventListener("pointerdown", () => { active = p; }, { signal: p.signal });
-  document.addEventListener("keydown", (event) => {
-    if (event.target === document.body && active === p && visible(p.root)) press(event);
-  }, { signal: p.signal });
 }
 
 // Shift and arrows walk a cursor over the focused picture, Enter asks about its pixel.
 function pickByKey(p, target, event) {
   const view = p.views.find((v) => v.picture === target);
-  const by = { ArrowLeft: [-1, 0], ArrowRight: [1, 0], ArrowUp: [0, -1], ArrowDown: [0, 1] }[event.key];
-  if (!view || (!by && event.key !== "Enter")) return;
+  if (!view) return;
+  const at = view.asked ?? 0, next = event.key === "Enter" ? at : beside(at, view.scene, event.key);
+  if (next === null) return;
   event.preventDefault();
-  const { width, height } = view.scene, at = view.asked ?? 0;
-  if (!by) return ask(p, view, at);
-  const x = clamp((at % width) + by[0], 0, width - 1), y = clamp(Math.floor(at / width) + by[1], 0, height - 1);
-  view.asked = y * width + x;
+  if (event.key === "Enter") return ask(p, view, at);
+  view.asked = next;
   say(view, `${upper(name(view.scene, view.asked))}. Enter tells about it.`);
   draw(p);
 }
@@ -193,14 +101,15 @@ function pickByKey(p, target, event) {
 function build(p) {
   const many = p.scenes.length > 1;
   p.root = el("div", { class: many ? "sed two" : "sed", role: "group", tabindex: "-1",
-    "aria-label": `Player: ${p.scenes[0].title || "one sample"}`, "data-steps": p.pairs, "data-positions": p.end });
+    "aria-label": `Player: ${p.scenes[0].title || "one sample"}`, "data-steps": p.second, "data-positions": p.end });
   p.title = el("p", { class: "head" });
   p.story = el("p", { class: "story" });
   p.views = p.scenes.map((scene, n) => view(p, scene, many ? n : null));
   p.live = el("p", { class: "unseen", "aria-live": "polite" });
   const each = (part) => p.views.map((v) => v[part]);
   p.root.append(div("body", div("top", p.title, p.story),
-    div("figures", ...each("figure"), legend(p, p.scenes[0])), transport(p),
+    div("figures", ...each("figure"), legend(p, p.scenes[0])),
+    transport(p, [`${p.first} denoising steps`, `${p.second} pairs, then stop`], ["noise", "latent", "sample"]),
     div("panels", ...each("panel")), div("strips", ...each("strip"))), p.live);
   keys(p);
 }
@@ -209,7 +118,7 @@ function view(p, scene, n) {
   const v = { scene, n };
   v.picture = el("canvas", { class: "picture", role: "img", tabindex: "0" });
   v.picture.style.aspectRatio = `${scene.width} / ${scene.height}`;
-  v.picture.addEventListener("click", (event) => ask(p, v, cellAt(v, event)));
+  v.picture.addEventListener("click", (event) => ask(p, v, cellAt(v.picture, scene, event)));
   v.count = el("p", { class: "count" });
   v.answer = el("p", { class: "answer", "aria-live": "polite" }, HINT);
   const word = (scene.title || "Sample") + (scene.fork ? `, from pair ${scene.fork.at + 1} on` : "");
@@ -277,77 +186,16 @@ function strip(p, v) {
   return div("striprow", names, v.list);
 }
 
-function transport(p) {
-  const icon = { start: "M6 5v14M19 5 9 12l10 7z", back: "M15 5 6 12l9 7z", play: "M7 4.5 19 12 7 19.5z",
-    pause: "M8 5v14M16 5v14", step: "M9 5l9 7-9 7z", end: "M18 5v14M5 5l10 7-10 7z" };
-  const button = (word, path, act, more = "") => {
-    const b = el("button", { type: "button", class: `ctl ${more}`, "aria-label": word, title: word });
-    b.append(svg("svg", { viewBox: "0 0 24 24", "aria-hidden": "true" }, svg("path", { d: path })));
-    b.addEventListener("click", () => { p.mine = true; act(); });
-    return b;
-  };
-  p.toggle = button("Play", icon.play, () => toggle(p), "main");
-  p.icons = icon;
-  const speed = el("select", { "aria-label": "Speed" }, ...SPEEDS.map((s) => el("option", { value: s }, `${s}×`)));
-  speed.value = p.speed;
-  speed.addEventListener("change", () => { p.speed = Number(speed.value); });
-  return div("transport", div("buttons", button("To the start", icon.start, () => go(p, 0)),
-    button("One step back", icon.back, () => go(p, p.pos - 1)), p.toggle,
-    button("One step on", icon.step, () => go(p, p.pos + 1)),
-    button("To the end", icon.end, () => go(p, p.end)), speed), scrubber(p));
-}
-
-function scrubber(p) {
-  p.range = el("input", { type: "range", min: 0, max: RANGE, step: 1, "aria-label": "Time line" });
-  p.range.addEventListener("input", () => {
-    Object.assign(p, { playing: false, mine: true, pos: unspread(p, p.range.value / RANGE) });
-    render(p);
-  });
-  p.range.addEventListener("change", () => report(p));
-  p.done = [el("i", { class: "done" }), el("i", { class: "done" })];
-  const [a, b] = p.latent ? SPLIT : [0, 0];
-  const part = (kind, share, fill) => el("span", { class: `seg ${kind}`, style: `flex:${100 * share}` }, fill);
-  const word = (text, at, kind = "") => el("span", { class: `word ${kind}`, style: `--at:${at}` }, text);
-  const words = (...children) => el("div", { class: "words", "aria-hidden": "true" }, ...children);
-  const pairs = word(`${p.pairs} pairs, then stop`, (1 + b) / 2, "par"), line = part("par", 1 - b, p.done[1]);
-  const above = a ? [word(`${p.latent} denoising steps`, a / 2, "lat"), pairs] : [pairs];
-  const track = a ? [part("lat", a, p.done[0]), line] : [line];
-  const below = [word("latent", (a + b) / 2), word("sample", 1)];
-  if (a) below.unshift(word("noise", 0));
-  return div("scrub", words(...above),
-    div("rail", el("span", { class: "line", "aria-hidden": "true" }, ...track), p.range), words(...below));
-}
-
-// The latent part keeps its width however many pairs follow, so both movements can be seen.
-function spread(p) {
-  const [a, b] = p.latent ? SPLIT : [0, 0];
-  return inLatent(p) ? (p.pos / p.latent) * a : b + ((p.pos - p.base) / Math.max(1, p.pairs)) * (1 - b);
-}
-
-function unspread(p, at) {
-  const [a, b] = p.latent ? SPLIT : [0, 0];
-  if (p.latent && at < (a + b) / 2) return Math.round(Math.min(1, at / a) * p.latent);
-  return p.base + Math.round(Math.max(0, (at - b) / (1 - b)) * p.pairs);
-}
-
 // -- showing where we are ------------------------------------------------------------------------
 
 function render(p) {
-  const s = p.scenes.find((one) => one.count === p.pairs), k = stepOf(p, s), latent = inLatent(p);
+  const s = p.scenes.find((one) => one.count === p.second), k = stepOf(p, s), latent = inFirst(p);
   Object.assign(p.root.dataset, { stage: latent ? "latent" : "pairs", step: k, position: p.pos,
-    filled: latent ? 0 : k, steps: latent ? p.latent : s.count, playing: p.playing });
+    filled: latent ? 0 : k, steps: latent ? p.first : s.count, playing: p.playing });
   const [title, story] = telling(p, s, k);
   p.title.textContent = title;
   p.story.textContent = story;
-  p.range.value = Math.round(spread(p) * RANGE);
-  p.range.setAttribute("aria-valuetext", title);
-  const share = latent ? [p.pos / p.latent, 0] : [1, (p.pos - p.base) / Math.max(1, p.pairs)];
-  p.done.forEach((fill, n) => { fill.style.width = `${100 * share[n]}%`; });
-  const word = p.playing ? "Pause" : "Play";
-  if (p.toggle.title !== word) {
-    p.toggle.title = p.toggle.ariaLabel = word;
-    p.toggle.querySelector("path").setAttribute("d", p.icons[word.toLowerCase()]);
-  }
+  renderTransport(p, title);
   if (p.playing) for (const v of p.views) { v.asked = null; say(v, HINT); }
   for (const v of p.views) renderView(p, v, stepOf(p, v.scene));
   draw(p);
@@ -355,7 +203,7 @@ function render(p) {
 }
 
 function renderView(p, v, k) {
-  const s = v.scene, latent = inLatent(p);
+  const s = v.scene, latent = inFirst(p);
   v.latentPart.hidden = !latent;
   v.pairsPart.hidden = latent;
   v.figure.classList.toggle("guessing", latent);
@@ -448,7 +296,7 @@ function renderStrip(v, k) {
 }
 
 function telling(p, s, k) {
-  if (inLatent(p)) {
+  if (inFirst(p)) {
     if (!k) return ["Noise", "It begins with random numbers: a latent that means nothing yet."];
     if (k === s.latent.n) return ["The latent is ready",
       `Next, the decoder turns it into pairs, one ${s.cell} and one value at a time.`];
@@ -467,54 +315,19 @@ function telling(p, s, k) {
     `${upper(name(s, index[k - 1]))} gets ${amount(s, value[k - 1])}. All that is not named stays exactly zero.`];
 }
 
-// Readers of the screen hear every step they take, and one word in three seconds while it plays.
-function announce(p, text) {
-  const now = performance.now();
-  if (p.playing && now - (p.spoken ?? -1e9) < 3000) return;
-  p.spoken = now;
-  p.live.textContent = text;
-}
-
 // -- drawing -------------------------------------------------------------------------------------
 
 function draw(p) {
   for (const v of p.views) {
     if (!v.picture.clientWidth) continue;
     drawPicture(p, v);
-    if (inLatent(p) && v.scene.map) drawMap(p, v);
+    if (inFirst(p) && v.scene.map) drawMap(p, v);
   }
 }
 
-function sharp(canvas) {
-  const dpr = devicePixelRatio || 1, [w, h] = [canvas.clientWidth, canvas.clientHeight].map((n) => Math.round(n * dpr));
-  if (canvas.width !== w || canvas.height !== h) { canvas.width = w; canvas.height = h; }
-  return [canvas.getContext("2d"), w, h, dpr];
-}
-
 function drawPicture(p, v) {
-  const s = v.scene, [c, w, h, dpr] = sharp(v.picture), k = stepOf(p, s);
-  const edge = (n, of, size) => Math.round((n * size) / of);
-  const cell = (index, inset = 0) => {
-    const x = index % s.width, y = Math.floor(index / s.width);
-    const left = edge(x, s.width, w), right = edge(x + 1, s.width, w);
-    const up = edge(y, s.height, h), down = edge(y + 1, s.height, h);
-    return [left + inset, up + inset, right - left - 2 * inset + 1, down - up - 2 * inset + 1];
-  };
-  const fill = (index, colour) => {
-    const [x, y, a, b] = cell(index);
-    c.fillStyle = colour;
-    c.fillRect(x + 1, y + 1, a - 2, b - 2);
-  };
-  const frame = (index, colour, width, dash = []) => {
-    c.strokeStyle = colour; c.lineWidth = width * dpr; c.setLineDash(dash.map((d) => d * dpr));
-    c.strokeRect(...cell(index, 0.5)); c.setLineDash([]);
-  };
-  c.fillStyle = p.colours.zero;
-  c.fillRect(0, 0, w, h);
-  c.fillStyle = p.colours.grid;
-  for (let x = 1; x < s.width; x += 1) c.fillRect(edge(x, s.width, w), 0, 1, h);
-  for (let y = 1; y < s.height; y += 1) c.fillRect(0, edge(y, s.height, h), w, 1);
-  if (inLatent(p)) { if (k && s.guess) drawGuess(p, s, k, fill); }
+  const s = v.scene, { c, cell, fill, frame } = sheet(v.picture, s, p.colours), k = stepOf(p, s);
+  if (inFirst(p)) { if (k && s.guess) drawGuess(p, s, k, fill); }
   else {
     for (let j = 0; j < k; j += 1) {
       fill(s.pairs.index[j], css(p.table[s.pairs.shade[j]]));
@@ -596,75 +409,18 @@ function apart(names, height) {
   return names;
 }
 
-function label(c, text, [x, y], size, weight, dpr, colour) {
-  Object.assign(c, { font: `${weight} ${size * dpr}px system-ui, sans-serif`, textAlign: "center",
-    textBaseline: "middle", lineJoin: "round", strokeStyle: "#fff", lineWidth: 4 * dpr, fillStyle: colour });
-  c.strokeText(text, x, y);
-  c.fillText(text, x, y);
-}
-
-function line(c, points, colour, width) {
-  c.beginPath();
-  points.forEach(([x, y], n) => (n ? c.lineTo(x, y) : c.moveTo(x, y)));
-  c.strokeStyle = colour; c.lineWidth = width; c.stroke();
-}
-
-function disc(c, [x, y], r, colour) {
-  c.beginPath(); c.arc(x, y, r, 0, 7); c.fillStyle = colour; c.fill();
-}
-
-function ring(c, [x, y], r, colour, width) {
-  c.beginPath(); c.arc(x, y, r, 0, 7); c.strokeStyle = colour; c.lineWidth = width; c.stroke();
-}
-
-function cellAt(v, event) {
-  const box = v.picture.getBoundingClientRect(), { width, height } = v.scene;
-  const x = clamp(Math.floor(((event.clientX - box.left) / box.width) * width), 0, width - 1);
-  const y = clamp(Math.floor(((event.clientY - box.top) / box.height) * height), 0, height - 1);
-  return y * width + x;
-}
-
 // -- words and small change ----------------------------------------------------------------------
 
 const row = (s, index) => Math.floor(index / s.width);
 const name = (s, index) => s.height > 1 ? `row ${row(s, index)}, column ${index % s.width}` : `dimension ${index}`;
 const place = (s, index) => s.height > 1 ? `${row(s, index)}, ${index % s.width}` : `${index}`;
 const isForked = (s, k) => s.fork && k >= s.fork.at;
-const upper = (text) => text[0].toUpperCase() + text.slice(1);
-const clamp = (x, a, b) => Math.min(b, Math.max(a, x));
-const short = (x) => String(Math.abs(x) >= 100 ? Math.round(x) : Number(x.toPrecision(3)));
+
 const brief = (x) => Math.abs(x) < 0.1 ? String(Number(x.toPrecision(2))) : short(x);
 const amount = (s, x) => s.unit === "GeV" ? `${short(x)} GeV` : `${s.unit} ${short(x)}`;
-const percent = (x) => x > 0 && x < 0.0005 ? "<0.1 %" : x < 1 && x > 0.9995 ? ">99.9 %" : `${(100 * x).toFixed(1)} %`;
-const css = ([r, g, b]) => `rgb(${r},${g},${b})`;
-const bytes = (text) => Uint8Array.from(atob(text), (c) => c.charCodeAt(0));
 
 function pairSentence(s, k) {
   const { index, value, p } = s.pairs;
   const after = isForked(s, k) ? ", after the fork" : "";
   return `Pair ${k + 1}: ${name(s, index[k])}, ${amount(s, value[k])}, chosen with ${percent(p[k])}${after}.`;
 }
-
-function rows(text) {
-  const flat = bytes(text);
-  return Array.from({ length: 256 }, (_, n) => flat.subarray(3 * n, 3 * n + 3));
-}
-
-function visible(element) {
-  const box = element.getBoundingClientRect();
-  return box.bottom > 0 && box.top < innerHeight;
-}
-
-function fillIn(node, attributes, children) {
-  for (const [key, value] of Object.entries(attributes)) node.setAttribute(key, value);
-  node.append(...children);
-  return node;
-}
-
-const SVG = "http://www.w3.org/2000/svg";
-const el = (tag, attributes = {}, ...children) => fillIn(document.createElement(tag), attributes, children);
-const svg = (tag, attributes = {}, ...children) => fillIn(document.createElementNS(SVG, tag), attributes, children);
-const div = (word, ...children) => el("div", { class: word }, ...children);
-const span = (word, ...children) => el("span", { class: word }, ...children);
-const ramp = (p, word = "ramp") =>
-  el("i", { class: word, style: `background:linear-gradient(90deg,${p.colours.value.join(",")})` });
