@@ -70,13 +70,13 @@ def compare(page: Page, address: str) -> None:
 
 
 def counts(page: Page, address: str) -> None:
-    """An eight with two thirds of its steps of births behind it."""
+    """An eight with few of its steps of births to come."""
     page.goto(f"{address}/counts?label=8&seed=3")
     page.get_by_role("button", name="Generate").click()
     page.get_by_role("progressbar").wait_for()
     page.locator(".st-key-counts_stop").wait_for(state="detached")
     page.get_by_role("button", name="To the end").click()
-    for _ in range(12):
+    for _ in range(5):
         page.get_by_role("button", name="One step back").click()
 
 

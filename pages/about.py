@@ -12,6 +12,8 @@ A dense diffusion model gives every one of those zeros a small number and needs 
 Sparsity-Exploiting Diffusion (SED) never touches them: an encoder turns the non-zero pairs of a sample into a small
 latent, a diffusion model learns that latent, and a decoder writes pairs back, one (place, value) pair at a time, in
 ascending order, until it chooses to stop. What is not written is zero, exactly.
+CountsDiff works on whole numbers: every unit of a count dies on its own, and a model that expects so many missing
+brings them back, some at each step. Nothing is rounded in the end.
 
 ## Where it comes from
 
@@ -19,8 +21,11 @@ P. Ostheimer, M. Nagda, A. Balinskyy, J. Rodrigues, C. Radig, C. Herrmann, S. Ma
 *Skipping the Zeros in Diffusion Models for Sparse Data Generation.* ICML 2026,
 [arXiv 2605.01817](https://arxiv.org/abs/2605.01817).
 
-The code here is our own. The paper's own settings are only partly public, so our numbers are not a reproduction of
-the paper's; each model's page says how ours were measured.
+Soatto, Hoel, Ren, Alam, Bates, Daskalakis, Uhler, Skoularidou. *CountsDiff: A Diffusion Model on the Natural Numbers for Generation and Imputation of
+Count-Based Data.* ICML 2026, [arXiv 2604.03779](https://arxiv.org/abs/2604.03779).
+
+The code here is our own. The papers' own settings are only partly public, so our numbers are not a reproduction of
+theirs; each model's page says how ours were measured.
 
 ## Limits
 
@@ -48,7 +53,7 @@ The program: Apache-2.0. Each model names its own licence and its data's on the 
 
 ## How to cite
 
-Cite the paper above for the method, and for this program the recipe under each result (it names the model's sha256,
+Cite the papers above for the methods, and for this program the recipe under each result (it names the model's sha256,
 all settings and versions), with “Sparse Diffusion Explorer, version {version}”.
 """  # noqa: E501
 

@@ -184,7 +184,7 @@ def draw_births(
     poisson     Poisson(beta rate): exact if the data are, and closer if they spread more
     """
     if kind == "poisson":
-        return poisson(beta * rate.double(), u)
+        return poisson(rate, u, times=beta)
     if kind == "stochastic":
         return rounded_binomial(rate, _scalar(beta), u)
     if kind == "binomial":

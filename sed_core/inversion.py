@@ -22,7 +22,7 @@ def binomial(
     """Bin(n, p), one for each uniform u; p is broadcast against n."""
     n, p = n.double(), p.double()
     rare = torch.where(p > 0.5, 1 - p, p)  # Bin(n, p) = n - Bin(n, 1 - p)
-    found, i = _zeros(n), _may_differ(n * rare, u)
+    found, i = _zeros(n), _reached((n * rare).add_(u))
     found[i] = _binomial(*(_at(i, part, n.shape) for part in (n, rare, u))).long()
     found = found.reshape(n.shape)
     return torch.where(p > 0.5, n.long() - found, found)
@@ -36,24 +36,25 @@ def rounded_binomial(
     It is a quantile of that mixture: a rate that differs in its last digit moves a border of
     outcomes by that much times p, and nothing else, so that hardly any draw is another one.
     """
-    rate, p = rate.double(), p.double()
-    found, i = _zeros(rate), _may_differ(rate * p, u)
-    rate_i, p_i, u_i = (_at(i, part, rate.shape) for part in (rate, p, u))
+    total = torch.add(u, rate, alpha=p.item()) if p.ndim == 0 else u + rate.double() * p
+    found, i = _zeros(rate), _reached(total)
     found[i] = 1  # of a rate below 1, u >= 1 - rate p says it all
-    for some, law in (
-        ((rate_i >= 1) & (p_i < 1), _rounded_binomial),
-        ((rate_i >= 1) & (p_i >= 1), _rounded),
-    ):
-        j = some.nonzero().squeeze(1)
-        found[i[j]] = law(rate_i[j], p_i[j], u_i[j]).long()
+    i = i[_at(i, rate, rate.shape) >= 1]
+    rate_i, p_i, u_i = (_at(i, part, rate.shape).double() for part in (rate, p, u))
+    sure = p_i >= 1
+    for some, law in ((~sure, _rounded_binomial), (sure, _rounded)):
+        if bool(some.any()):
+            j = some.nonzero().squeeze(1)
+            found[i[j]] = law(rate_i[j], p_i[j], u_i[j]).long()
     return found.reshape(rate.shape)
 
 
-def poisson(rate: Float[Tensor, "*X"], u: Float[Tensor, "*X"]) -> Int64[Tensor, "*X"]:
-    """Poisson(rate), one for each uniform u."""
-    rate = rate.double()
-    found, i = _zeros(rate), _may_differ(rate, u)
-    found[i] = _poisson(rate.flatten()[i], u.flatten()[i]).long()
+def poisson(
+    rate: Float[Tensor, "*X"], u: Float[Tensor, "*X"], *, times: float = 1.0
+) -> Int64[Tensor, "*X"]:
+    """Poisson(times rate), one for each uniform u."""
+    found, i = _zeros(rate), _reached(torch.add(u, rate, alpha=times))
+    found[i] = _poisson(times * rate.flatten()[i].double(), u.flatten()[i]).long()
     return found.reshape(rate.shape)
 
 
@@ -61,9 +62,13 @@ def _zeros(like: Tensor) -> Int64[Tensor, " X"]:
     return torch.zeros(like.numel(), dtype=torch.int64, device=like.device)
 
 
-def _may_differ(mean: Tensor, u: Tensor) -> Int64[Tensor, " I"]:
-    """Entries whose draw may differ from 0, which is stacked first and has P(0) >= 1 - mean."""
-    return (mean + u >= 1).flatten().nonzero().squeeze(1)
+def _reached(total: Tensor) -> Int64[Tensor, " I"]:
+    """Entries whose draw may differ from 0, which is stacked first and has P(0) >= 1 - mean.
+
+    Args:
+        total: mean + u.
+    """
+    return (total >= 1).flatten().nonzero().squeeze(1)
 
 
 def _at(i: Tensor, x: Tensor, shape: torch.Size) -> Tensor:

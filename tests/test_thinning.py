@@ -88,6 +88,19 @@ def test_a_rounded_binomial_mixes_the_two_neighbours(rate: float, p: float) -> N
     assert furthest(found, law) < 4
 
 
+@pytest.mark.parametrize(("rate", "p"), [(30.3, 0.05), (7.9, 0.3), (200.5, 0.4), (3.5, 0.9)])
+def test_a_rate_that_differs_a_little_hardly_changes_a_draw(rate: float, p: float) -> None:
+    """Floats round differently in other batches, and a sample should not go another way for it."""
+    n, away = 300_000, 1e-4
+    u = torch.rand(n, generator=seeded(1), dtype=torch.float64)
+    a, b = (
+        rounded_binomial(torch.full((n,), at, dtype=torch.float64), torch.tensor(p), u)
+        for at in (rate, rate * (1 + away))
+    )
+    moved = (a != b).double().mean().item()
+    assert moved < 8 * away * rate * p  # borders of outcomes move by about the change of the mean
+
+
 @pytest.mark.parametrize("n", [0, 1, 5, 10**6])
 def test_certain_draws_are_certain(n: int) -> None:
     u = double(0.0, 0.5, 1 - 2**-53)
