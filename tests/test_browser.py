@@ -239,7 +239,8 @@ def test_generate_on_a_warm_server_ends_within_five_seconds(visit):
     one = visit("decode?seed=101&label=any")
     patience, begun = 5 * slowness(), time.monotonic()
     one.generate()
-    assert time.monotonic() - begun < patience
+    took = time.monotonic() - begun
+    assert took < max(patience, slowness())  # of before and after
     assert one.page.get_by_text("Recorded, not live").count() == 0
 
 
@@ -317,7 +318,8 @@ def test_compare_shows_pictures_within_three_seconds_and_without_plotly(visit):
     canvas = one.page.locator("canvas.picture").first
     canvas.wait_for()
     assert canvas.evaluate(FILLED) > 0
-    assert time.monotonic() - begun < patience
+    took = time.monotonic() - begun
+    assert took < max(patience, slowness())  # of before and after
     assert not [url for url in one.asked if "PlotlyChart" in url]
 
 
@@ -399,7 +401,8 @@ def test_a_live_run_stops_within_a_second(visit):
     patience, begun = slowness(), time.monotonic()
     one.button("Stop").click()
     one.page.locator(".st-key-stop-live").wait_for(state="detached")
-    assert time.monotonic() - begun < patience
+    took = time.monotonic() - begun
+    assert took < max(patience, slowness())  # of before and after
     assert columns(one) == before
 
 
