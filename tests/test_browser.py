@@ -240,7 +240,7 @@ def test_generate_on_a_warm_server_ends_within_five_seconds(visit):
     patience, begun = 5 * slowness(), time.monotonic()
     one.generate()
     took = time.monotonic() - begun
-    assert took < max(patience, slowness())  # of before and after
+    assert took < max(patience, 5 * slowness())  # of before and after
     assert one.page.get_by_text("Recorded, not live").count() == 0
 
 
@@ -319,7 +319,7 @@ def test_compare_shows_pictures_within_three_seconds_and_without_plotly(visit):
     canvas.wait_for()
     assert canvas.evaluate(FILLED) > 0
     took = time.monotonic() - begun
-    assert took < max(patience, slowness())  # of before and after
+    assert took < max(patience, 3 * slowness())  # of before and after
     assert not [url for url in one.asked if "PlotlyChart" in url]
 
 
