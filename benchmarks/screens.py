@@ -54,11 +54,16 @@ def wait(url: str) -> None:
 def decode(page: Page, address: str) -> None:
     """Two thirds of the pairs of a five."""
     page.goto(f"{address}/decode?label=5&seed=12")
+    generated(page, ".st-key-stop", back=60)
+
+
+def generated(page: Page, stop: str, back: int) -> None:
+    """Generate, wait until Stop is gone, and step back from the end."""
     page.get_by_role("button", name="Generate").click()
     page.get_by_role("progressbar").wait_for()
-    page.locator(".st-key-stop").wait_for(state="detached")
+    page.locator(stop).wait_for(state="detached")
     page.get_by_role("button", name="To the end").click()
-    for _ in range(60):
+    for _ in range(back):
         page.get_by_role("button", name="One step back").click()
 
 
@@ -72,12 +77,7 @@ def compare(page: Page, address: str) -> None:
 def counts(page: Page, address: str) -> None:
     """An eight with few of its steps of births to come."""
     page.goto(f"{address}/counts?label=8&seed=3")
-    page.get_by_role("button", name="Generate").click()
-    page.get_by_role("progressbar").wait_for()
-    page.locator(".st-key-counts_stop").wait_for(state="detached")
-    page.get_by_role("button", name="To the end").click()
-    for _ in range(5):
-        page.get_by_role("button", name="One step back").click()
+    generated(page, ".st-key-counts_stop", back=5)
 
 
 def main(

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
+from safetensors.torch import load, save
 from torch import Tensor
 
 from explorer import exports
@@ -98,11 +99,35 @@ def _arrays(found: Watched | Measured) -> Mapping[str, Tensor]:
     }  # fmt: skip
 
 
+# -- recordings ------------------------------------------------------------------------------------
+
+
+def tape(found: Result) -> bytes:
+    """A result as it is recorded: safetensors, whole numbers in as few bytes as hold them."""
+    parts = (
+        {"draws": found.draws, "counts": found.truth.counts, "observed": found.observed}
+        if isinstance(found, Filled) else _arrays(found)
+    )  # fmt: skip
+    told = torch.frombuffer(bytearray(json.dumps(recipe(found)).encode()), dtype=torch.uint8)
+    return save({"recipe": told, **{key: _small(part) for key, part in parts.items()}})
+
+
+def _small(part: Tensor) -> Tensor:
+    if part.dtype != torch.int64:
+        return part.contiguous()
+    return part.to(torch.uint8 if int(part.max()) < 256 else torch.int32).contiguous()
+
+
 def read(data: bytes) -> Result:
-    """The result that `npz` wrote; of filling in, only the end of the way."""
-    with np.load(io.BytesIO(data), allow_pickle=False) as file:
-        told = json.loads(str(file["recipe"]))
-        arrays = {key: torch.from_numpy(file[key]) for key in file.files if key != "recipe"}
+    """The result that `tape` recorded; of filling in, only the end of the way."""
+    arrays = load(data)
+    told = json.loads(bytes(arrays.pop("recipe").tolist()))
+    whole = {key: part.long() for key, part in arrays.items()
+             if part.dtype in (torch.uint8, torch.int32)}  # fmt: skip
+    return _result(told, arrays | whole)
+
+
+def _result(told: dict[str, Any], arrays: Mapping[str, Tensor]) -> Result:
     params = Params(**told["parameters"])
     end = (told["made"], told["device"])
     if params.view == "bench":
@@ -110,9 +135,9 @@ def read(data: bytes) -> Result:
                         *end, told["trained"])  # fmt: skip
     if params.view == "fill":
         about = told["truth"]
-        truth = Truth(arrays["counts"][0], about["label"], about["words"], tuple(about["key"]))
-        states = arrays["draws"][:, 0].to(torch.uint8)[None]
-        return Filled(params, told["model_sha256"], truth, arrays["observed"][0], (0.0,), states,
+        truth = Truth(arrays["counts"], about["label"], about["words"], tuple(about["key"]))
+        states = arrays["draws"].to(torch.uint8)[None]
+        return Filled(params, told["model_sha256"], truth, arrays["observed"], (0.0,), states,
                       told["seconds"], *end)  # fmt: skip
     return Watched(params, told["model_sha256"], tuple(arrays["times"].tolist()),
                    tuple(arrays["alive"].tolist()), arrays["dying"], _births(arrays),
@@ -132,6 +157,9 @@ def _births(arrays: Mapping[str, Tensor]) -> Trace[Tensor]:
             for k in range(n)
         )
     )  # fmt: skip
+
+
+# -- lists -----------------------------------------------------------------------------------------
 
 
 def table(found: Result) -> str:

@@ -42,7 +42,7 @@ def result(slot: str) -> Any:
 
 def recorded(slot: str) -> Any:
     """What was made beforehand for a slot, or None where it is not there."""
-    path = RECORDED / f"{slot}.npz"
+    path = RECORDED / f"{slot}.safetensors"
     return _recorded(str(path), path.stat().st_mtime) if path.is_file() else None
 
 

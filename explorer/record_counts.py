@@ -22,12 +22,12 @@ def record(
     n: Annotated[int, typer.Option(help="samples of the bench")] = DEFAULTS.n,
     steps: Annotated[int, typer.Option(help="of every sampler")] = DEFAULTS.steps,
 ) -> None:
-    """Make the default result of every view and write it as the page's own npz."""
+    """Make the default result of every view and record it."""
     out.mkdir(parents=True, exist_ok=True)
     for slot, asked in SLOTS.items():
         found = made(settings(n=str(n), steps=str(steps), **asked))
-        path = out / f"{slot}.npz"
-        path.write_bytes(count_exports.npz(found))
+        path = out / f"{slot}.safetensors"
+        path.write_bytes(count_exports.tape(found))
         typer.echo(f"{path.name}: recipe {found.stamp}, {path.stat().st_size:,} bytes")
 
 

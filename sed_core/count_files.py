@@ -13,10 +13,10 @@ from jaxtyping import Bool, Int64
 from torch import Tensor
 
 from sed_core.countsdiff import check_counts
-from sed_core.files import Recipe, replace_file
+from sed_core.files import Recipe, check, replace_file
 from sed_core.imputation import summary
 
-LARGEST_FILE = 1 << 30
+LARGEST_FILE, ENDINGS = 1 << 30, (".npz",)
 
 
 def read(path: Path) -> tuple[Int64[Tensor, "n D"], Bool[Tensor, "n D"]]:
@@ -47,19 +47,11 @@ def read(path: Path) -> tuple[Int64[Tensor, "n D"], Bool[Tensor, "n D"]]:
     return known.long(), torch.from_numpy(observed)
 
 
-def check(path: Path) -> None:
-    """Refuse a file that `write` could not write, before any work is done."""
-    if path.suffix != ".npz":
-        raise ValueError(f"imputations are written as .npz, got {path.name!r}; change its ending")
-    if not path.absolute().parent.is_dir():
-        raise ValueError(f"there is no folder {str(path.parent)!r}; make it or name another")
-
-
 def write(
     path: Path, draws: Sequence[Tensor], counts: Tensor, observed: Tensor, recipe: Recipe
 ) -> None:
     """`draws` (M, n, D), their mean and sd, what was observed, and the recipe."""
-    check(path)
+    check(path, ENDINGS)
     replace_file(path, imputed_npz(torch.cat(list(draws), 1), counts, observed, recipe))
 
 

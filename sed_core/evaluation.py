@@ -10,7 +10,7 @@ The real figure is what a perfect model would get: a floor of distances, a ceili
 import math
 import platform
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date
 from functools import partial
@@ -384,15 +384,21 @@ def table(result: Mapping[str, Any]) -> str:
     setting = result["setting"]
     lines = ["| figure | value (95 % interval) | real digits | n |", "|---|---|---|---|"]
     lines += [f"| {' | '.join(row)} |" for row in rows(result)]
-    lines += (
-        ["", "| target | wanted | got | met |", "|---|---|---|---|"] if result["targets"] else []
-    )
-    lines += [
-        f"| {t['name']} | {t['wanted']} | {t['got']:.4g} | {'yes' if t['met'] else 'no'} |"
-        for t in result["targets"]
-    ]
+    lines += ["", *target_rows(result["targets"])] if result["targets"] else []
     told = ", ".join(f"{name} {value}" for name, value in setting.items() if value is not None)
     return "\n".join([*lines, "", f"Measured with: {told}."])
+
+
+def target_rows(reached: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Lines of a Markdown table of targets."""
+    return [
+        "| target | wanted | got | met |",
+        "|---|---|---|---|",
+        *(
+            f"| {t['name']} | {t['wanted']} | {t['got']:.4g} | {'yes' if t['met'] else 'no'} |"
+            for t in reached
+        ),
+    ]
 
 
 def judge_card(result: Mapping[str, Any], name: str) -> str:

@@ -5,7 +5,7 @@ import io
 import json
 import os
 import secrets
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from math import isqrt
 from pathlib import Path
 from typing import Any
@@ -101,14 +101,14 @@ WRITERS: Mapping[str, Callable[[SparseBatch, Recipe, int], bytes]] = {
 }
 
 
-def check(path: Path) -> None:
-    """Refuse a file that `write` could not write, before any work is done.
+def check(path: Path, endings: Sequence[str] = tuple(WRITERS)) -> None:
+    """Refuse a file that could not be written, before any work is done.
 
     Raises:
-        ValueError: for an ending we do not know or a folder that is not there.
+        ValueError: for another ending than these or a folder that is not there.
     """
-    if path.suffix not in WRITERS:
-        raise ValueError(f"can write {', '.join(WRITERS)}, got {path.name!r}; change its ending")
+    if path.suffix not in endings:
+        raise ValueError(f"can write {', '.join(endings)}, got {path.name!r}; change its ending")
     if not path.absolute().parent.is_dir():
         raise ValueError(f"there is no folder {str(path.parent)!r}; make it or name another")
 

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from sed_core.chance import seeded
 from sed_core.domains import toy
-from sed_core.evaluation import machine, target
+from sed_core.evaluation import machine, target, target_rows
 from sed_core.metrics.counts import distances, variance_error, w1_each
 
 LARGEST_SLICED_W2, LARGEST_VARIANCE_ERROR = 0.45, 0.35  # targets, of the worst training
@@ -183,12 +183,7 @@ def toy_table(result: Mapping[str, Any]) -> str:
             published = (old.sliced_w2, f"{_average(old.w1):.3f}", str(old.mmd), "", "", "")
             joint += [f"| {method}, published | {' | '.join(published)} |"]
     lines = [*variance, "", *w1, "", *joint, "", _said(result)]
-    if result["targets"]:
-        lines += ["", "| target | wanted | got | met |", "|---|---|---|---|"]
-        lines += [
-            f"| {t['name']} | {t['wanted']} | {t['got']:.4g} | {'yes' if t['met'] else 'no'} |"
-            for t in result["targets"]
-        ]
+    lines += ["", *target_rows(result["targets"])] if result["targets"] else []
     return "\n".join(lines) + "\n"
 
 

@@ -591,7 +591,7 @@ def made(shelf):
 @pytest.mark.parametrize("slot", record_counts.SLOTS)
 def test_what_is_written_is_read_back(made, slot):
     found = made[slot]
-    again = count_exports.read(count_exports.npz(found))
+    again = count_exports.read(count_exports.tape(found))
     assert again.stamp == found.stamp and count_exports.recipe(again) == count_exports.recipe(found)
     if slot in ("digit", "ten"):
         assert torch.equal(again.counts, found.counts) and torch.equal(again.deaths, found.deaths)
@@ -646,7 +646,7 @@ def test_a_page_of_figures_needs_no_network(made):
 def test_the_recording_is_what_the_shipped_models_make(slot, monkeypatch):
     """If this fails: python -m explorer.record_counts."""
     monkeypatch.delenv("SED_CHECKPOINTS")
-    path = ROOT / "assets" / "counts" / f"{slot}.npz"
+    path = ROOT / "assets" / "counts" / f"{slot}.safetensors"
     kept = count_exports.read(path.read_bytes())
     params = record_counts.settings(**record_counts.SLOTS[slot])
     assert kept.params.said() == params.said()

@@ -7,7 +7,15 @@ import time
 
 import numpy as np
 import pytest
-from test_browser import LOST, SHIPPED, Visit, found, slowness, start_server
+from test_browser import (
+    LOST,
+    SHIPPED,
+    Visit,
+    found,
+    opened_one_by_one,
+    slowness,
+    start_server,
+)
 
 pytestmark = [pytest.mark.browser, pytest.mark.timeout(180)]
 
@@ -292,15 +300,7 @@ def test_every_view_is_clean_and_fits(visit, query, width):
 
 def test_a_result_with_everything_open_is_clean(visit):
     one = run(visit("view=fill&steps=10&draws=4"), "Fill in")
-    for name in [re.compile("^Recipe"), "Copy link", "Download"]:
-        one.page.get_by_role("button", name=name).first.click()
-        body = one.page.get_by_test_id("stPopoverBody")
-        body.locator("pre, p, button").first.wait_for()
-        one.page.wait_for_timeout(400)
-        assert found(one) == []
-        one.page.keyboard.press("Escape")
-    one.page.set_viewport_size({"width": 400, "height": 800})
-    one.page.wait_for_function(f"() => !({LOST})")
+    opened_one_by_one(one, [re.compile("^Recipe"), "Copy link", "Download"])
 
 
 def test_a_bad_link_is_named_and_no_script_runs(visit):

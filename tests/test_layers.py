@@ -209,8 +209,4 @@ def test_the_tree_names_no_index_and_no_machine():
 def test_no_pickle_or_data_set_is_in_the_tree():
     bad = {".pt", ".pth", ".pkl", ".pickle", ".ckpt", ".bin", ".h5ad", ".npz", ".joblib"}
     for path in tracked():
-        if (
-            path.parent == ROOT / "assets" / "counts"
-        ):  # samples of our models, as the page writes them
-            continue
         assert path.suffix not in bad, f"{short(path)} does not belong in the tree"

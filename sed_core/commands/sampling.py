@@ -96,10 +96,13 @@ def sample(
         batch = _draw(model, chance.split(chance.seeded(seed), n), asked | quiet, show)
     seconds = time.perf_counter() - started
     recipe = _recipe(source, {"n": n, "seed": seed, **asked})
-    if file is not None:
-        files.write(file, batch, recipe, largest=_largest(model, batch))
-    shown = json.loads(files.pairs_json(batch, recipe, _largest(model, batch)))
-    _tell_samples(batch, {"out": str(file)} if file else shown, recipe, seconds, as_json)
+    largest = _largest(model, batch)
+    if file is None:
+        where: Mapping[str, Any] = json.loads(files.pairs_json(batch, recipe, largest))
+    else:
+        files.write(file, batch, recipe, largest=largest)
+        where = {"out": str(file)}
+    _tell_samples(batch, where, recipe, seconds, as_json)
 
 
 def impute(
@@ -128,11 +131,11 @@ def impute(
     as_json: AsJson = False,
 ) -> None:
     """Draw what is missing in rows of counts, several times; what is known comes back as it is."""
-    from sed_core import chance, count_files, hub, limits
+    from sed_core import chance, count_files, files, hub, limits
     from sed_core.stream import last
 
     counts, observed = count_files.read(rows)
-    count_files.check(file)
+    files.check(file, count_files.ENDINGS)
     limits.LAPTOP.check(
         rows=draws * len(counts), steps=steps * rounds, guidance=guidance, seed=seed
     )
