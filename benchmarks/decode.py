@@ -33,6 +33,7 @@ from torch import Tensor
 from sed_core.chance import seeded
 from sed_core.recipes import digit_savae
 from sed_core.savae import SAVAE, SAVAEConfig
+from sed_core.savae_networks import DraftHead
 from sed_core.sparse import SparseBatch
 
 PAIRS = 150
@@ -71,7 +72,7 @@ def shipped_shape() -> SAVAEConfig:
 def endless(config: SAVAEConfig) -> SAVAE:
     """Random weights whose draft holds a third of all dimensions: no row stops before the cap."""
     model = SAVAE(config).eval().requires_grad_(False)
-    assert model.draft_head is not None
+    assert isinstance(model.draft_head, DraftHead)
     model.draft_head.logit.weight.zero_()
     model.draft_head.logit.bias.fill_(-0.7)
     return model

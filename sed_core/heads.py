@@ -15,25 +15,28 @@ from torch import Tensor, nn
 
 NEVER = float("-inf")
 Base = Float[Tensor, "B classes"] | None
+Ready = Float[Tensor, "B sums"] | None  # a base as a head's `prepared` made it
 Used = Bool[Tensor, "B N D"] | None
 
 
 class IndexHead(Protocol):
-    """What the decoder asks of a head."""
+    """What the decoder asks of a head; `base` is what its `prepared` made of log-weights."""
+
+    def prepared(self, base: Base) -> Ready: ...
 
     def log_prob(
-        self, h: Tensor, target: Tensor, last: Tensor, base: Base, used: Used = None
+        self, h: Tensor, target: Tensor, last: Tensor, base: Ready, used: Used = None
     ) -> Float[Tensor, "B N"]: ...
 
     def law(
-        self, h: Tensor, last: Tensor, base: Base, temperature: float, used: Used = None
+        self, h: Tensor, last: Tensor, base: Ready, temperature: float, used: Used = None
     ) -> Float[Tensor, "B classes"]: ...
 
     def pick(
         self,
         h: Tensor,
         last: Tensor,
-        base: Base,
+        base: Ready,
         u: Tensor,
         temperature: float = 1.0,
         used: Used = None,
@@ -48,12 +51,16 @@ class FlatHead(nn.Module):
         self.dim = dim
         self.linear = nn.Linear(width, dim + 1)
 
+    def prepared(self, base: Base) -> Ready:
+        """Log-weights as they are."""
+        return base
+
     def log_prob(
         self,
         h: Float[Tensor, "B N W"],
         target: Int[Tensor, "B N"],
         last: Int[Tensor, "B N"],
-        base: Base,
+        base: Ready,
         used: Used = None,
     ) -> Float[Tensor, "B N"]:
         """log p(target) at every position of a given sequence."""
@@ -66,7 +73,7 @@ class FlatHead(nn.Module):
         self,
         h: Float[Tensor, "B W"],
         last: Int[Tensor, " B"],
-        base: Base,
+        base: Ready,
         temperature: float = 1.0,
         used: Used = None,
     ) -> Float[Tensor, "B classes"]:
@@ -78,7 +85,7 @@ class FlatHead(nn.Module):
         self,
         h: Float[Tensor, "B W"],
         last: Int[Tensor, " B"],
-        base: Base,
+        base: Ready,
         u: Float[Tensor, " B"],
         temperature: float = 1.0,
         used: Used = None,
@@ -99,7 +106,7 @@ class FlatHead(nn.Module):
         return start + invert(tempered(logits, temperature), u)
 
     def logits(
-        self, h: Float[Tensor, "B N W"], last: Int[Tensor, "B N"], base: Base, used: Used = None
+        self, h: Float[Tensor, "B N W"], last: Int[Tensor, "B N"], base: Ready, used: Used = None
     ) -> Float[Tensor, "B N classes"]:
         """Masked log-weights of all classes."""
         logits = self.linear(h)
@@ -126,12 +133,16 @@ class BlockedHead(nn.Module):
         self.weight = nn.Parameter(flat.weight.detach().view(self.blocks, self.size, width))
         self.bias = nn.Parameter(flat.bias.detach().view(self.blocks, self.size))
 
+    def prepared(self, base: Base) -> Ready:
+        """Log-weights as they are."""
+        return base
+
     def log_prob(
         self,
         h: Float[Tensor, "B N W"],
         target: Int[Tensor, "B N"],
         last: Int[Tensor, "B N"],
-        base: Base,
+        base: Ready,
         used: Used = None,
     ) -> Float[Tensor, "B N"]:
         """log p(target) at every position; offsets are scored for the target's block only."""
@@ -154,7 +165,7 @@ class BlockedHead(nn.Module):
         self,
         h: Float[Tensor, "B W"],
         last: Int[Tensor, " B"],
-        base: Base,
+        base: Ready,
         temperature: float = 1.0,
         used: Used = None,
     ) -> Float[Tensor, "B classes"]:
@@ -175,7 +186,7 @@ class BlockedHead(nn.Module):
         self,
         h: Float[Tensor, "B W"],
         last: Int[Tensor, " B"],
-        base: Base,
+        base: Ready,
         u: Float[Tensor, " B"],
         temperature: float = 1.0,
         used: Used = None,
@@ -194,7 +205,7 @@ class BlockedHead(nn.Module):
         offset = invert(tempered(logits, temperature), share.clamp(0, 1 - 1e-12))
         return torch.where(stop, self.dim, inside * self.size + offset)
 
-    def _block_logits(self, h: Tensor, last: Tensor, base: Base, row: Tensor) -> Tensor:
+    def _block_logits(self, h: Tensor, last: Tensor, base: Ready, row: Tensor) -> Tensor:
         """(T, blocks + 1); blocks that hold nothing after `last` are gone."""
         final = torch.arange(1, self.blocks + 1, device=h.device) * self.size - 1
         gone = F.pad(final.clamp_max(self.dim - 1) <= last[:, None], (0, 1))
@@ -214,7 +225,7 @@ class BlockedHead(nn.Module):
         return torch.cat([whole, base[row, -1:]], 1)
 
     def _mask_offsets(
-        self, logits: Tensor, block: Tensor, last: Tensor, base: Base, row: Tensor
+        self, logits: Tensor, block: Tensor, last: Tensor, base: Ready, row: Tensor
     ) -> Tensor:
         """Add the base and remove offsets up to `last` and beyond the last dimension."""
         dims = self._dims(block)
@@ -263,6 +274,10 @@ def hazard_law(logit: Float[Tensor, "B D"]) -> Float[Tensor, "B classes"]:
     log p_j + sum_{k<j} log(1 - p_k) for dimension j, sum_k log(1 - p_k) for stop; masking the
     past and normalising gives the exact next-index law after any prefix.
     """
-    miss = F.logsigmoid(-logit)
+    return hazards(F.logsigmoid(logit), F.logsigmoid(-logit))
+
+
+def hazards(hit: Float[Tensor, "B D"], miss: Float[Tensor, "B D"]) -> Float[Tensor, "B classes"]:
+    """The same from the log-probabilities of being non-zero and of being zero."""
     missed = miss.cumsum(1)
-    return torch.cat([F.logsigmoid(logit) + missed - miss, missed[:, -1:]], 1)
+    return torch.cat([hit + missed - miss, missed[:, -1:]], 1)

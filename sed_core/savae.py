@@ -15,14 +15,19 @@ from math import log
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Float, Int, Num
 from torch import Tensor, nn
 
+from sed_core import count_law
 from sed_core.chance import Chance, normal, split, uniform
-from sed_core.heads import hazard_law
+from sed_core.count_law import CountDraft
+from sed_core.heads import Ready, hazard_law, hazards
+from sed_core.nested_head import NestedHead
 from sed_core.nn import DimensionEncoding
 from sed_core.savae_networks import (
     DraftHead,
+    Encoding,
+    NamedEncoding,
     PairDecoder,
     SAVAEConfig,
     SetEncoder,
@@ -35,7 +40,9 @@ from sed_core.stream import Step
 from sed_core.training import Loss
 
 TOP = 5  # alternatives that a decode step reports
+AT_ONCE = 1 << 20  # dimensions of all rows together that a draft is worked out for at once
 ROOM = 256  # pairs a row that decoding starts with room for
+LOG_VARIANCE_OF_TOTAL = -9.0  # of the standardised logarithm of a row's total in its latent
 
 
 class SAVAE(nn.Module):
@@ -45,21 +52,40 @@ class SAVAE(nn.Module):
         super().__init__()
         self.config = config
         self.transform = ValueTransform(config)
+        sizes = (config.latent, config.draft_width, config.dim)
+        counted = CountDraft(*sizes) if config.counts else None
         encoding = DimensionEncoding(config.dim, config.width, config.encoding_base)
-        self.encoder = SetEncoder(config, encoding)
-        self.decoder = PairDecoder(config, encoding)
-        self.draft_head = (
-            None
-            if config.draft == "none"
-            else DraftHead(config.latent, config.draft_width, config.dim)
-        )
+        self.encoder = SetEncoder(config, _named(encoding, counted, config.width))
+        self.decoder = PairDecoder(config, _named(encoding, counted, config.width))
+        if config.draft == "none":
+            self.draft_head = None
+        else:
+            self.draft_head = counted or DraftHead(*sizes)
+        if config.draft == "base" and isinstance(self.decoder.index_head, NestedHead):
+            self.decoder.index_head.start_from_base()
+        if config.counts:
+            self.register_buffer("log_total", torch.tensor([0.0, 1.0]))  # mean and sd
 
     @torch.no_grad()
-    def start_from(self, counts: Int[Tensor, " D"], rows: int) -> None:
-        """Begin the draft at how often each dimension is non-zero in `rows` training rows."""
-        if self.draft_head is not None:
+    def start_from(self, counts: Num[Tensor, " D"], rows: int) -> None:
+        """Begin the draft at how often each dimension is non-zero in `rows` training rows.
+
+        Of a model of counts: at each dimension's sum over the rows.
+        """
+        if isinstance(self.draft_head, CountDraft):
+            self.draft_head.share.bias.copy_((counts.double() + 0.1).log())
+        elif self.draft_head is not None:
             rate = (counts + 0.1) / (rows + 0.2)
             self.draft_head.logit.bias.copy_(rate.logit())
+
+    @torch.no_grad()
+    def expose(self, totals: Num[Tensor, " n"]) -> None:
+        """Take mean and sd of the logarithm of the training rows' totals as the standard."""
+        logs = totals.double().clamp_min(1).log()
+        self._log_total().copy_(torch.stack([logs.mean(), logs.std().clamp_min(1e-3)]))
+
+    def _log_total(self) -> Tensor:
+        return self.get_buffer("log_total")
 
     # -- loss ------------------------------------------------------------------------------------
 
@@ -95,9 +121,42 @@ class SAVAE(nn.Module):
         target, last, real = self._targets(batch)
         used = self._used(batch) if self.config.mask == "used" else None
         log_prob = self.decoder.index_head.log_prob(h, target, last, base.index, used)
-        mean, sd = self.decoder.value_law(h[:, :-1], batch.index, base.value_at(batch.index))
-        value_nll = gaussian_nll(value, mean, sd)
+        mean, sd = self.value_law(h[:, :-1], batch.index, base.value_at(batch.index))
+        if self.config.counts:
+            value_nll = count_law.truncated_nll(batch.value.clamp_min(1), mean, sd)
+        else:
+            value_nll = gaussian_nll(value, mean, sd)
         return -(log_prob * real).sum(1), (value_nll * batch.mask).sum(1)
+
+    def value_law(
+        self, h: Float[Tensor, "*T W"], index: Int[Tensor, "*T"], base: Tensor | None
+    ) -> tuple[Float[Tensor, "*T"], Float[Tensor, "*T"]]:
+        """Mean and sd of the value at the chosen index, standardised; of counts, log mu and theta.
+
+        `base` is what the draft says at that index.
+        """
+        mean, spread = self.decoder.value_law(h, index, base)
+        if not isinstance(self.draft_head, CountDraft):
+            return mean, spread
+        log_theta = count_law.bounded_theta(self.draft_head.log_theta[index]) + spread
+        lowest, highest = count_law.SMALLEST_LOG_MEAN, count_law.LARGEST_LOG_MEAN
+        return mean.clamp(lowest, highest), count_law.bounded_theta(log_theta)
+
+    def drawn(
+        self, mean: Tensor, sd: Tensor, eps: Float[Tensor, " B"], temperature: float
+    ) -> Float[Tensor, " B"]:
+        """A value of `value_law` in data units, from a standard normal number."""
+        if not self.config.counts:
+            drawn = torch.addcmul(mean, sd, eps, value=temperature)
+            return self.transform.repair(self.transform.inverse(drawn))
+        u = 0.5 * torch.erfc(-temperature * eps.double() / 2**0.5)  # the normal law's function
+        return count_law.truncated_quantile(u, mean, sd).to(mean)
+
+    def moments(self, mean: Tensor, sd: Tensor) -> tuple[Tensor, Tensor]:
+        """Mean and standard deviation, in data units, of `value_law`."""
+        if self.config.counts:
+            return count_law.truncated_moments(mean, sd)
+        return self.transform.moments(mean, sd)
 
     def _targets(self, batch: SparseBatch) -> tuple[Tensor, Tensor, Tensor]:
         """Next index, index before, and whether the position counts; all (B, N + 1)."""
@@ -115,6 +174,8 @@ class SAVAE(nn.Module):
     def _draft_loss(self, batch: SparseBatch, z: Tensor) -> tuple[Tensor, "Draft"]:
         if self.draft_head is None:
             return z.new_zeros(len(batch)), Draft(None, None)
+        if isinstance(self.draft_head, CountDraft):
+            return self._count_draft_loss(batch, z, self.draft_head)
         logit, mean = self.draft_head(z)
         on = torch.zeros_like(logit).index_put(_at(batch), logit.new_ones(()))
         bernoulli = F.binary_cross_entropy_with_logits(logit, on, reduction="none").sum(1)
@@ -123,26 +184,61 @@ class SAVAE(nn.Module):
         law = gaussian_nll(value, mean.gather(1, batch.index), log_sd.exp())
         return bernoulli + (law * batch.mask).sum(1), self._as_base(logit, mean)
 
+    def _count_draft_loss(
+        self, batch: SparseBatch, z: Tensor, head: CountDraft
+    ) -> tuple[Tensor, "Draft"]:
+        """-log of the negative binomial of every dimension; its gamma functions on pairs only."""
+        log_mean, log_theta = head(z, self.total_of(z))
+        surprise = count_law.surprise_of_zero(log_mean, log_theta)
+        x, at = batch.value.clamp_min(1), batch.index
+        pairs = count_law.log_prob(x, log_mean.gather(1, at), log_theta[at])
+        change = (pairs + surprise.gather(1, at)) * batch.mask
+        return surprise.sum(1) - change.sum(1), self._count_base(log_mean, surprise)
+
+    def total_of(self, z: Float[Tensor, "B Z"]) -> Float[Tensor, " B"]:
+        """Logarithm of the row's total, which a latent of counts has as its last entry."""
+        mean, sd = self._log_total()
+        return z[:, -1] * sd + mean
+
     # -- draft -----------------------------------------------------------------------------------
 
     def draft(self, z: Float[Tensor, "B Z"]) -> tuple[Float[Tensor, "B D"], Float[Tensor, "B D"]]:
         """Probability of being non-zero and mean value (data units) of every dimension."""
         if self.draft_head is None:
             raise ValueError("this model was built with draft='none', so it has no draft head")
+        if isinstance(self.draft_head, CountDraft):
+            log_mean, log_theta = self.draft_head(z, self.total_of(z))
+            there = -torch.expm1(-count_law.surprise_of_zero(log_mean, log_theta))
+            return there, count_law.truncated_moments(log_mean, log_theta)[0]
         logit, mean = self.draft_head(z)
         return logit.sigmoid(), self.transform.repair(self.transform.inverse(mean))
 
     def base(self, z: Float[Tensor, "B Z"]) -> "Draft":
-        """The law that the decoder starts from at z."""
+        """The law that the decoder starts from at z, worked out in pieces that fit a cache."""
         if self.draft_head is None:
             return Draft(None, None)
+        size = max(1, AT_ONCE // self.config.dim)
+        firsts = range(0, max(1, len(z)), size)
+        return Draft.joined([self._base(z[first : first + size]) for first in firsts])
+
+    def _base(self, z: Float[Tensor, "B Z"]) -> "Draft":
+        if isinstance(self.draft_head, CountDraft):
+            log_mean, log_theta = self.draft_head(z, self.total_of(z))
+            return self._count_base(log_mean, count_law.surprise_of_zero(log_mean, log_theta))
+        assert self.draft_head is not None
         return self._as_base(*self.draft_head(z))
 
     def _as_base(self, logit: Tensor, mean: Tensor) -> "Draft":
         """The draft as the decoder's starting law; no gradient flows into the draft from there."""
         if self.config.draft != "base":
             return Draft(None, None)
-        return Draft(hazard_law(logit.detach()), mean.detach())
+        index = self.decoder.index_head.prepared(hazard_law(logit.detach()))
+        return Draft(index, mean.detach())
+
+    def _count_base(self, log_mean: Tensor, surprise: Tensor) -> "Draft":
+        surprise = surprise.detach()
+        law = hazards(count_law.presence(surprise), -surprise)
+        return Draft(self.decoder.index_head.prepared(law), log_mean.detach())
 
     # -- encode and decode -----------------------------------------------------------------------
 
@@ -151,7 +247,17 @@ class SAVAE(nn.Module):
     ) -> tuple[Float[Tensor, "B Z"], Float[Tensor, "B Z"]]:
         """Mean and log-variance of q(z | x)."""
         value = self.transform.forward(batch.value)
-        return self.encoder(batch.index, value, batch.mask, shallow=shallow)
+        mu, logvar = self.encoder(batch.index, value, batch.mask, shallow=shallow)
+        return self._with_total(batch, mu, logvar) if self.config.counts else (mu, logvar)
+
+    def _with_total(
+        self, batch: SparseBatch, mu: Tensor, logvar: Tensor
+    ) -> tuple[Float[Tensor, "B Z"], Float[Tensor, "B Z"]]:
+        """The row's own total as the last entry, known but for a little noise."""
+        mean, sd = self._log_total()
+        total = ((batch.value * batch.mask).sum(1, keepdim=True).clamp_min(1).log() - mean) / sd
+        known = torch.full_like(total, LOG_VARIANCE_OF_TOTAL)
+        return torch.cat([mu, total], 1), torch.cat([logvar, known], 1)
 
     def decode(
         self,
@@ -208,7 +314,7 @@ class SAVAE(nn.Module):
 class Draft:
     """What the draft head gives the decoder to start from."""
 
-    index: Float[Tensor, "B classes"] | None  # log-weights of the next-index law
+    index: Ready  # log-weights of the next-index law, as the head prepared them
     value: Float[Tensor, "B D"] | None  # standardised means
 
     def value_at(self, index: Int[Tensor, "B N"]) -> Float[Tensor, "B N"] | None:
@@ -218,6 +324,15 @@ class Draft:
     def value_of(self, index: Int[Tensor, " B"]) -> Float[Tensor, " B"] | None:
         """Value mean at one dimension of each row."""
         return None if self.value is None else self.value.gather(1, index[:, None])[:, 0]
+
+    @staticmethod
+    def joined(parts: "list[Draft]") -> "Draft":
+        """Pieces of a batch as one."""
+        if len(parts) == 1 or parts[0].index is None:
+            return parts[0]
+        index = [part.index for part in parts if part.index is not None]
+        value = [part.value for part in parts if part.value is not None]
+        return Draft(torch.cat(index), torch.cat(value))
 
     def keep(self, rows: Tensor) -> "Draft":
         """The same for some rows."""
@@ -322,10 +437,9 @@ class _Decoding:
         index = index if self.position < self.cap else torch.full_like(index, self.dim)
         going = self.alive & (index < self.dim)
         pair_index = index.clamp_max(self.dim - 1)
-        mean, sd = self.decoder.value_law(h, pair_index, self.base.value_of(pair_index))
-        drawn = torch.addcmul(mean, sd, eps, value=self.value_temperature)
-        drawn = self.model.transform.inverse(drawn)
-        value = forced.value(self.position, self.model.transform.repair(drawn), self.rows)
+        mean, sd = self.model.value_law(h, pair_index, self.base.value_of(pair_index))
+        drawn = self.model.drawn(mean, sd, eps, self.value_temperature)
+        value = forced.value(self.position, drawn, self.rows)
         aux = self._aux(law, index, value, mean, sd, going) if law is not None else {}
         self._write(pair_index, value, going)
         return self._step(aux)
@@ -393,7 +507,7 @@ class _Decoding:
         self, law: Tensor, index: Tensor, value: Tensor, mean: Tensor, sd: Tensor, going: Tensor
     ) -> dict[str, Tensor]:
         """What a picture needs, for all rows; rows that had stopped before hold index -1."""
-        mean, sd = self.model.transform.moments(mean, sd)
+        mean, sd = self.model.moments(mean, sd)
         top = law[:, :-1].topk(min(TOP, self.dim))
         parts = {
             "index": index,
@@ -415,6 +529,10 @@ class _Decoding:
         spread = part.new_full((len(self.index), *part.shape[1:]), -1 if "index" in name else 0)
         spread[self.rows[self.alive]] = part[self.alive]
         return spread
+
+
+def _named(encoding: DimensionEncoding, draft: CountDraft | None, width: int) -> Encoding:
+    return encoding if draft is None else NamedEncoding(encoding, draft, width)
 
 
 def _at(batch: SparseBatch) -> tuple[Tensor, Tensor]:

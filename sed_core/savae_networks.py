@@ -15,6 +15,7 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
+from sed_core.count_law import CountDraft
 from sed_core.heads import BlockedHead, FlatHead, IndexHead
 from sed_core.nested_head import NestedHead
 from sed_core.nn import Block, CachedBlock, DimensionEncoding, masked_mean
@@ -44,8 +45,8 @@ class SAVAEConfig:
         "base"  # draft head: absent, trained beside, built on
     )
     draft_width: int = 384
-    value_law: Literal["fixed", "learned", "lognormal"] = "learned"
-    value_mean: float = 0.0  # of the training non-zeros (of their log where log-normal)
+    value_law: Literal["fixed", "learned", "lognormal", "counts"] = "learned"
+    value_mean: float = 0.0  # of the training non-zeros (of their log where log-normal, or counts)
     value_sd: float = 1.0
     value_step: float = 0.0  # quantisation step of the data; 0 for continuous data
     value_smallest: float = 0.0  # smallest absolute training non-zero
@@ -58,13 +59,23 @@ class SAVAEConfig:
             raise ValueError(f"width must be even and divide by heads, got {self.width}")
         if self.index_head != "flat" and self.mask == "used":
             raise ValueError("a blocked head masks 'past' or 'none'; 'used' needs the flat head")
-        if self.index_head == "nested" and self.draft == "base":
+        if self.logarithmic and self.signed:
+            raise ValueError(f"the value law {self.value_law!r} needs positive data, not signed")
+        if self.counts and (self.draft != "base" or self.latent < 2):
             raise ValueError(
-                "the nested head is for so many dimensions that a draft as its base would cost "
-                "more than all else; take draft='none' or 'beside'"
+                "counts are told from the draft's rates: they need draft='base' and a latent of "
+                f"at least 2, got {self.draft!r} and {self.latent}"
             )
-        if self.value_law == "lognormal" and self.signed:
-            raise ValueError("a log-normal value law needs positive data, got signed=True")
+
+    @property
+    def counts(self) -> bool:
+        """Whether values are counts, and the last entry of a latent their standardised total."""
+        return self.value_law == "counts"
+
+    @property
+    def logarithmic(self) -> bool:
+        """Whether tokens carry the logarithm of a value."""
+        return self.value_law in ("lognormal", "counts")
 
 
 @dataclass(frozen=True)
@@ -76,13 +87,13 @@ class ValueTransform:
     def forward(self, value: Tensor) -> Tensor:
         """Standardised value; padding stays finite."""
         c = self.config
-        value = value.clamp_min(1e-30).log() if c.value_law == "lognormal" else value
+        value = value.clamp_min(1e-30).log() if c.logarithmic else value
         return (value - c.value_mean) / c.value_sd
 
     def inverse(self, standard: Tensor) -> Tensor:
         """Data value, not yet repaired."""
         value = standard * self.config.value_sd + self.config.value_mean
-        return value.exp() if self.config.value_law == "lognormal" else value
+        return value.exp() if self.config.logarithmic else value
 
     def repair(self, value: Tensor) -> Tensor:
         """The nearest value that the data could hold: never zero, of the right sign and step."""
@@ -103,10 +114,29 @@ class ValueTransform:
         return expected, expected * (sd**2).expm1().sqrt()
 
 
+class NamedEncoding(nn.Module):
+    """Dimension Encoding, and beside it what the draft has learned of a dimension.
+
+    Genes have no order, so that the angle of a number says nothing of its neighbours. The draft's
+    rows are looked up where they are: no table is added, and tokens cost the same.
+    """
+
+    def __init__(self, encoding: DimensionEncoding, draft: CountDraft, width: int):
+        super().__init__()
+        self.encoding, self.draft = encoding, (draft,)  # not a part: the draft has its own place
+        self.project = nn.Linear(draft.share.in_features, width, bias=False)
+
+    def forward(self, index: Int[Tensor, "..."]) -> Float[Tensor, "... W"]:
+        return self.encoding(index) + self.project(self.draft[0].name(index))
+
+
+Encoding = DimensionEncoding | NamedEncoding
+
+
 class SetEncoder(nn.Module):
     """q(z | pairs): no parameter depends on the number of dimensions, no output on their order."""
 
-    def __init__(self, config: SAVAEConfig, encoding: DimensionEncoding):
+    def __init__(self, config: SAVAEConfig, encoding: Encoding):
         super().__init__()
         self.config, self.encoding = config, encoding
         self.value = nn.Linear(1, config.width)
@@ -120,7 +150,7 @@ class SetEncoder(nn.Module):
         with torch.no_grad():  # means over many tokens differ little between samples
             hidden.weight.mul_(POOL_GAIN)
         self.posterior = nn.Sequential(
-            hidden, nn.SiLU(), nn.Linear(config.pool_width, 2 * config.latent)
+            hidden, nn.SiLU(), nn.Linear(config.pool_width, 2 * (config.latent - config.counts))
         )
 
     def forward(
@@ -176,7 +206,7 @@ class DraftHead(nn.Module):
 class PairDecoder(nn.Module):
     """Causal Transformer over BOS and the pairs so far; its state predicts the next pair."""
 
-    def __init__(self, config: SAVAEConfig, encoding: DimensionEncoding):
+    def __init__(self, config: SAVAEConfig, encoding: Encoding):
         super().__init__()
         self.config, self.encoding = config, encoding
         self.value = nn.Linear(1, config.width)
@@ -235,9 +265,12 @@ class PairDecoder(nn.Module):
     def value_law(
         self, h: Float[Tensor, "*T W"], index: Int[Tensor, "*T"], base: Tensor | None
     ) -> tuple[Float[Tensor, "*T"], Float[Tensor, "*T"]]:
-        """Mean and sd, standardised, of the value at the chosen index."""
+        """Mean and sd, standardised, of the value at the chosen index; of counts, log mu and a
+        change of log theta."""
         mean, log_sd = self.value_head(h + self.encoding(index)).unbind(-1)
         mean = mean if base is None else mean + base
+        if self.config.counts:
+            return mean, log_sd
         if self.config.value_law == "fixed":
             return mean, torch.ones_like(mean)
         return mean, log_sd.clamp(log(smallest_sd(self.config)), 2.0).exp()

@@ -107,6 +107,47 @@ def test_extreme_draws_never_pick_what_is_masked(seed: int, dim: int) -> None:
         assert (found <= dim).all()
 
 
+def based(dim: int, seed: int) -> Tensor:
+    return 3 * torch.randn(dim + 1, dim + 1, generator=seeded(seed + 1))
+
+
+@given(seeds, dims)
+def test_without_weights_it_is_its_base(seed: int, dim: int) -> None:
+    model, base, last = head(dim, seed), based(dim, seed), torch.arange(-1, dim)
+    model.start_from_base()
+    past = torch.arange(dim + 1) <= last[:, None]
+    wanted = base.masked_fill(past, float("-inf")).softmax(1)
+    found = model.law(states(seed, dim + 1), last, model.prepared(base))
+    assert largest(found, wanted) < 1e-5
+
+
+@given(seeds, dims)
+def test_with_a_base_law_and_log_prob_agree(seed: int, dim: int) -> None:
+    model, base, last = head(dim, seed), based(dim, seed), torch.arange(-1, dim)
+    h, ready = states(seed, dim + 1), model.prepared(base)
+    law = model.law(h, last, ready)
+    assert largest(law.sum(1), torch.ones(dim + 1)) < 1e-5
+    for target in range(dim + 1):
+        after = target > last
+        aim = torch.full((int(after.sum()), 1), target)
+        assert ready is not None
+        found = model.log_prob(h[after, None], aim, last[after, None], ready[after])
+        assert largest(found[:, 0].exp(), law[after, target]) < 1e-5
+
+
+@given(seeds, dims)
+def test_with_a_base_picks_follow_the_law(seed: int, dim: int) -> None:
+    n, model, base = 2000, head(dim, seed), based(dim, seed)[:1]
+    h, last = states(seed, 1), torch.tensor([seed % (dim + 1) - 1]).expand(n)
+    ready = model.prepared(base)
+    assert ready is not None
+    u = (torch.arange(n) + 0.5) / n
+    found = model.pick(h.expand(n, -1), last, ready.expand(n, -1), u)
+    assert (found.diff() >= 0).all()
+    share = torch.bincount(found, minlength=dim + 1) / n
+    assert largest(share, model.law(h, last[:1], ready)[0]) < 1.5 / n
+
+
 def test_a_thousandfold_of_dimensions_is_a_tenfold_of_a_small_part() -> None:
     """Multiply-adds of a pick: W (blocks + 1) + 2 (W^2 + W size); parameters: D^(2/3) rows."""
     width = 128
@@ -132,8 +173,6 @@ def test_a_savae_trains_and_decodes_with_it() -> None:
     steps = record(model.decode(z, generator=seeded(2))).steps
     assert ascending(steps[-1].x)
     assert steps[0].aux["next"].shape == (5, 21)
-    with pytest.raises(ValueError, match="draft='none' or 'beside'"):
-        SAVAEConfig(dim=20, index_head="nested")
     with pytest.raises(ValueError, match="'used' needs the flat head"):
         SAVAEConfig(dim=20, index_head="nested", draft="none", mask="used")
 
