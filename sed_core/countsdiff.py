@@ -38,8 +38,10 @@ from sed_core.counts_networks import (
     NOISED,
     SHOWN,
     UNKNOWN,
+    CellNetwork,
     GeneTransformer,
     PictureUNet,
+    cell_features,
     log_softplus,
     picture_features,
     vector_features,
@@ -94,7 +96,7 @@ class CountsConfig:
     """Shape of the network, and what it is trained on."""
 
     dim: int
-    network: Literal["mlp", "genes", "unet"] = "mlp"
+    network: Literal["mlp", "genes", "unet", "cells"] = "mlp"
     width: int = 256  # of the hidden layers, or of a gene's token
     layers: int = 3
     heads: int = 4  # of the gene transformer
@@ -191,11 +193,15 @@ class CountsDiff(nn.Module):
         condition = self.time(self.fourier((odds / 10).to(role))) + self.label(label)
         output = self.network(self._features(x_t, p, role), condition, role > UNKNOWN)
         dead = F.logsigmoid(-odds)[:, None].to(role)  # log(1 - p)
+        if self.config.network == "cells":
+            return dead + output.to(role)
         return log(self.config.unit) + dead + log_softplus(output.to(role))
 
     def _features(self, x: Tensor, p: Tensor, role: Tensor) -> Float[Tensor, "B C D"]:
         if self.config.network == "unet":
             return picture_features(x, p, role, self.config.largest)
+        if self.config.network == "cells":
+            return cell_features(x, p, role)
         return vector_features(x, role)
 
     # -- loss ------------------------------------------------------------------------------------
@@ -559,4 +565,6 @@ def _network(c: CountsConfig) -> nn.Module:
         return PictureUNet(3, c.side, c.widths, c.patch, c.condition)
     if c.network == "genes":
         return GeneTransformer(2, c.dim, c.width, c.layers, c.heads, c.condition)
+    if c.network == "cells":
+        return CellNetwork(c.dim, c.width, c.layers, c.condition)
     return MLP(2, c.dim, c.width, c.layers, c.condition)

@@ -14,6 +14,7 @@ import tomllib
 from collections.abc import Generator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, fields
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, cast, get_type_hints
 
@@ -21,8 +22,17 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.module import register_module_parameter_registration_hook
 
-from sed_core import remote, weights
-from sed_core.baselines import DDPM, LDM, SARM, LogGaussian, MaskedDiffusion, SparsityBits
+from sed_core import __version__, remote, weights
+from sed_core.baselines import (
+    DDPM,
+    LDM,
+    SARM,
+    GatedLogGaussian,
+    LogGaussian,
+    MaskedDiffusion,
+    NegativeBinomialVAE,
+    SparsityBits,
+)
 from sed_core.countsdiff import CountsDiff
 from sed_core.metrics.judge import DigitJudge
 from sed_core.sed import SED
@@ -37,6 +47,7 @@ from sed_core.store import (
     write_folder,
 )
 from sed_core.strict import exactly, read_json, refuse_strangers
+from sed_core.vocabulary import LARGEST_FILE, GeneVocabulary
 
 __all__ = [
     "FAMILIES",
@@ -46,23 +57,26 @@ __all__ = [
     "figures",
     "latents",
     "load",
+    "origin",
     "resolve",
     "revise",
     "save",
     "shipped",
+    "vocabulary",
 ]
 
 FAMILIES: Mapping[str, type[nn.Module]] = {
     family.__name__: family
     for family in (
         *(SED, CountsDiff),
-        *(DDPM, SparsityBits, LDM, SARM, LogGaussian, MaskedDiffusion),
+        *(DDPM, SparsityBits, LDM, SARM),
+        *(LogGaussian, GatedLogGaussian, MaskedDiffusion, NegativeBinomialVAE),
         DigitJudge,
     )
 }
 FORMAT_VERSION = 1
 CONFIG, WEIGHTS, LATENTS = "config.json", weights.WEIGHTS, "latents.safetensors"
-METRICS, README = "metrics.json", "README.md"
+METRICS, README, VOCABULARY = "metrics.json", "README.md", "vocabulary.json"
 
 LARGEST_CONFIG = 1 << 16
 LARGEST_HEADER = 1 << 20
@@ -150,13 +164,16 @@ def save(
     recipe: str,
     dtype: Literal["float32", "float16", "int8"] = "float16",
     latents: Mapping[str, Tensor] | None = None,
+    vocabulary: GeneVocabulary | None = None,
 ) -> None:
     """Write a checkpoint folder in one move; `recipe` is the command that made the model.
 
     Parameters are stored in `dtype` (int8: large matrices with one step a row, the rest float16),
-    buffers as they are; loading gives float32 again.
+    buffers as they are; loading gives float32 again. A model of cells brings its `vocabulary`.
     """
     target = Path(folder)
+    if vocabulary is not None:
+        _refuse_other_genes(vocabulary, getattr(model, "dim", None), target)
     named = {name: part.detach().cpu() for name, part in model.state_dict().items()}
     parameters = {name for name, _ in model.named_parameters()}
     if dtype == "int8":
@@ -172,6 +189,8 @@ def save(
     }
     if latents is not None:
         files[LATENTS] = pack(latents)
+    if vocabulary is not None:
+        files[VOCABULARY] = vocabulary.to_json()
     sweep(target.absolute().parent)
     write_folder(target, files)
 
@@ -200,6 +219,53 @@ def latents(ref: str | Path, *, revision: str | None = None) -> dict[str, Tensor
     tensors = weights.read_tensors(folder, LATENTS, _read_manifest(folder))
     weights.refuse_infinite(tensors, folder)
     return {name: t.float() if t.is_floating_point() else t for name, t in tensors.items()}
+
+
+def origin(source: Source) -> dict[str, Any]:
+    """What a recipe says of the checkpoint that made something, and of the programs."""
+    return {
+        "checkpoint": source.ref,
+        "commit": source.commit,
+        "weights_sha256": weights.listed(read_manifest(source.folder), WEIGHTS, source.folder)[0],
+        "versions": {"sed-core": __version__, "torch": version("torch")},
+    }
+
+
+def vocabulary(
+    ref: str | Path,
+    *,
+    revision: str | None = None,
+    allow_network: bool = False,
+    dim: int | None = None,
+) -> GeneVocabulary | None:
+    """The genes and labels that come with a checkpoint of cells; None for one of other data.
+
+    Args:
+        dim: how many genes the model has, to be compared with those that are named.
+
+    Raises:
+        CheckpointError: for a file that was altered, is larger than 16 MB, or is of another model.
+    """
+    folder = resolve(ref, revision=revision, allow_network=allow_network).folder
+    manifest = _read_manifest(folder)
+    if VOCABULARY not in manifest:
+        return None
+    where = f"{folder.name}/{VOCABULARY}"
+    if manifest[VOCABULARY].size > LARGEST_FILE:
+        raise CheckpointError(f"{where} is larger than {LARGEST_FILE} bytes; fetch it again")
+    refuse_strangers(folder / VOCABULARY)
+    raw = read_verified(folder, VOCABULARY, manifest[VOCABULARY])
+    found = GeneVocabulary.from_json(raw, where)
+    _refuse_other_genes(found, dim, folder)
+    return found
+
+
+def _refuse_other_genes(found: GeneVocabulary, dim: int | None, folder: Path) -> None:
+    if dim is not None and len(found.genes) != dim:
+        raise CheckpointError(
+            f"{folder.name}/{VOCABULARY} names {len(found.genes):,} genes, the model has {dim:,} "
+            "dimensions; they are not of one model"
+        )
 
 
 # -- what is there ---------------------------------------------------------------------------------
@@ -252,9 +318,15 @@ def _unknown(text: str) -> str:
             f"with 'sed-core train {text}'"
         )
     return (
-        f"no checkpoint {text[:80]!r}: it is no shipped name ({', '.join(names) or 'none here'}), "
+        f"no checkpoint {text[:80]!r}: it is no shipped name ({_few(names)}), "
         "no folder here and no owner/name of the Hub; 'sed-core models' lists what there is"
     )
+
+
+def _few(names: list[str], most: int = 8) -> str:
+    """The first names, and how many more there are."""
+    more = f" and {len(names) - most} more" if len(names) > most else ""
+    return (", ".join(names[:most]) or "none here") + more
 
 
 def _refuse_files(text: str) -> None:

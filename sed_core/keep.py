@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from sed_core import hub
 from sed_core.stages import Run, Stage
 from sed_core.store import Store
+from sed_core.vocabulary import GeneVocabulary
 
 M = TypeVar("M", bound=nn.Module)
 Plan = Mapping[str, Stage]  # the stages of a recipe
@@ -33,6 +34,7 @@ def keep(
     command: str,
     *,
     latents: Mapping[str, Tensor] | None = None,
+    vocabulary: GeneVocabulary | None = None,
 ) -> None:
     """Write the trained model to the run's folder, with the conditions of its training."""
     hub.save(
@@ -43,6 +45,7 @@ def keep(
         recipe=command,
         dtype="int8",  # quality does not suffer, measured (docs/decisions.md); the file halves
         latents=latents,
+        vocabulary=vocabulary,
     )
 
 

@@ -16,9 +16,13 @@ from sed_core.baselines import (
     SARMConfig,
     SparsityBits,
 )
+from sed_core.cell_counts import CELL_COUNTS_PLANS, train_cell_counts
+from sed_core.cell_peers import CELL_PEER_PLANS, CELL_PEER_TRAINERS
+from sed_core.cell_sed import CELL_SED_PLANS, train_cell_sed
 from sed_core.chance import seeded
 from sed_core.counts_recipes import COUNTS_DATA, COUNTS_TRAINERS, counts_plan, counts_set
-from sed_core.domains import calorimeter, digits
+from sed_core.domains import calorimeter, digits, pbmc
+from sed_core.domains.cells import Cells
 from sed_core.keep import NOT_YET, Plan, built, keep, where
 from sed_core.metrics.judge import new_judge, train_judge
 from sed_core.savae import SAVAEConfig
@@ -45,6 +49,12 @@ DENOISER_WIDTHS = {"ecal": (256, 256, 128, 64)}  # where a small network does, a
 JUDGED = 420_000  # pictures that a judge is trained on, each counted as often as it is seen
 COPIES = 12  # of each calorimeter window: itself, and mirrored or shifted
 
+CELLS = "pbmc3k"
+CELL_PLANS: Mapping[str, Mapping[Budget, Plan]] = {
+    "sed": CELL_SED_PLANS,
+    "counts": CELL_COUNTS_PLANS,
+    **CELL_PEER_PLANS,
+}
 DATA = {"mnist": "mnist", "fashion": "fashion_mnist", "ecal": "ecal"}
 RECIPES = (
     *(f"sed-{data}" for data in DATA),
@@ -53,6 +63,7 @@ RECIPES = (
     *(f"bits-{data}" for data in DATA),
     *(f"sarm-{data}" for data in DATA),
     *(f"{family}-{data}" for family, sets in COUNTS_DATA.items() for data in sets),
+    *(f"{family}-{CELLS}" for family in CELL_PLANS),
     "judge-mnist",
     "judge-fashion",
 )
@@ -127,12 +138,17 @@ def train(
         yield from _train_judge(data, run, f"sed-core train {name} --seed {seed}")
         return
     plan = plan or plan_of(family, data, budget)
+    if data == CELLS:
+        yield from CELL_TRAINERS[family](name, cells_of(family), plan, run, command)
+        return
     found = counts_set(data) if family in COUNTS_DATA else training_set(data, seed=seed)
     yield from TRAINERS[family](name, found, plan, run, command)
 
 
 def plan_of(family: str, data: str, budget: Budget) -> Plan:
     """The stages of a recipe on a budget."""
+    if data == CELLS:
+        return CELL_PLANS[family][budget]
     if family == "sed":
         return SED_PLANS_ON_CPU[data] if budget == "cpu" else SED_PLAN_ON_GPU
     if family == "ldm":
@@ -150,6 +166,11 @@ def training_set(data: str, *, seed: int) -> TrainingSet:
         return TrainingSet(some.batch(), some.labels, len(calorimeter.CLASS_NAMES), 32)
     found = digits.load(DATA[data], "train")
     return TrainingSet(found.batch(), found.labels, 10, 28)
+
+
+def cells_of(family: str) -> Cells:
+    """Training cells: all genes for SED, those that vary most for models that compute on each."""
+    return (pbmc.parts() if family == "sed" else pbmc.panel_parts())["train"]
 
 
 # -- SED -------------------------------------------------------------------------------------------
@@ -261,6 +282,11 @@ TRAINERS: Mapping[str, Callable[..., Iterator[Progress]]] = {
     "ldm": train_ldm,
     "sarm": train_sarm,
     **COUNTS_TRAINERS,
+}
+CELL_TRAINERS: Mapping[str, Callable[..., Iterator[Progress]]] = {
+    "sed": train_cell_sed,
+    "counts": train_cell_counts,
+    **CELL_PEER_TRAINERS,
 }
 
 

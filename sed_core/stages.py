@@ -153,7 +153,8 @@ def train_latent(
     def loss(rows: Tensor, chance: torch.Generator) -> Loss:
         eps = torch.randn(len(rows), mu.shape[1], generator=chance).to(mu)
         rows = rows.to(mu.device)
-        return denoiser.loss(mu[rows] + sd[rows] * eps, label=labels[rows], generator=chance)
+        known = labels[rows] if denoiser.config.classes else None
+        return denoiser.loss(mu[rows] + sd[rows] * eps, label=known, generator=chance)
 
     batches = shuffled(len(mu), size=size.rows, steps=size.steps, seed=run.seed)
     yield from run.fit(denoiser, batches, size, "latent", loss)
@@ -237,10 +238,16 @@ def latent_map(z: Float[Tensor, "n Z"], labels: Int[Tensor, " n"]) -> dict[str, 
 
 
 def discriminants(z: Float[Tensor, "n Z"], labels: Int[Tensor, " n"]) -> Float[Tensor, "Z 2"]:
-    """The two directions of largest spread between classes relative to that inside them (LDA)."""
+    """The two directions of largest spread between classes relative to that inside them (LDA).
+
+    Where there is one class only, those of largest spread (PCA).
+    """
     member = torch.nn.functional.one_hot(labels).to(z)
+    member = member[:, member.sum(0) > 0]
+    if member.shape[1] < 2:
+        return _eigen(torch.cov(z.T))[1][:, -2:].flip(1)
     centres = (member.T @ z) / member.sum(0)[:, None]
-    within = torch.cov((z - centres[labels]).T) + 1e-3 * torch.eye(z.shape[1], dtype=z.dtype)
+    within = torch.cov((z - member @ centres).T) + 1e-3 * torch.eye(z.shape[1], dtype=z.dtype)
     spread, axes = _eigen(within)
     whiten = axes / spread.sqrt()
     _, directions = _eigen(torch.cov((centres @ whiten).T))

@@ -14,9 +14,12 @@ from sed_core.baselines import (
     AutoencoderConfig,
     DDPMConfig,
     DenseValues,
+    GatedLogGaussian,
     LogGaussian,
     MaskedConfig,
     MaskedDiffusion,
+    NBVAEConfig,
+    NegativeBinomialVAE,
     SARMConfig,
     SparsityBits,
 )
@@ -133,11 +136,28 @@ def masked(**options: Any) -> MaskedDiffusion:
     return model.eval()
 
 
-def log_gaussian(counts: Tensor, classes: int = 0) -> LogGaussian:
+def log_gaussian(
+    counts: Tensor, classes: int = 0, family: type[LogGaussian] = LogGaussian
+) -> LogGaussian:
     """A Gaussian diffusion of random weights in the units of these counts."""
     shape = DDPMConfig(dim=counts.shape[1], widths=(16, 8), condition=12, classes=classes)
-    model = LogGaussian(DenseValues.of_counts(counts), shape)
+    model = family(DenseValues.of_counts(counts), shape)
     randomise(model)
+    return model.eval()
+
+
+def gated(counts: Tensor, classes: int = 0) -> LogGaussian:
+    """The same with gates."""
+    return log_gaussian(counts, classes, GatedLogGaussian)
+
+
+def nbvae(dim: int = 10, **options: Any) -> NegativeBinomialVAE:
+    """A negative-binomial VAE of random weights, with libraries of about 30 counts."""
+    sizes = {"latent": 4, "width": 12, "condition": 6, "classes": 3}
+    model = NegativeBinomialVAE(NBVAEConfig(dim=dim, **{**sizes, **options}))
+    randomise(model)
+    sizes = torch.linspace(20, 40, model.classes + 1)
+    model.get_buffer("library_mean").copy_(sizes.log())
     return model.eval()
 
 

@@ -66,7 +66,7 @@ ATTRITIONS: list[Any] = [
 ]
 every_schedule = pytest.mark.parametrize("schedule", SURVIVAL.values(), ids=SURVIVAL)
 every_attrition = pytest.mark.parametrize(("attrition", "strength"), ATTRITIONS)
-every_network = pytest.mark.parametrize("network", ["mlp", "genes", "unet"])
+every_network = pytest.mark.parametrize("network", ["mlp", "genes", "unet", "cells"])
 
 
 def double(*values: float) -> Tensor:

@@ -88,7 +88,7 @@ def test_with_all_observed_nothing_is_done(method: str) -> None:
 
 
 @every_method
-@pytest.mark.parametrize("network", ["mlp", "genes", "unet"])
+@pytest.mark.parametrize("network", ["mlp", "genes", "unet", "cells"])
 def test_the_truth_does_not_leak(method: str, network: str) -> None:
     dim = 64 if network == "unet" else 10
     model, x = countsdiff(dim, network=network), counts(dim=dim)
