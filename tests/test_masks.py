@@ -1,10 +1,12 @@
 """Masks hide as much as they are asked to, where they are asked to."""
 
+from math import exp
+
 import pytest
 import torch
 
 from sed_core.chance import seeded
-from sed_core.masks import rectangles, scattered
+from sed_core.masks import dropout, rectangles, scattered
 
 
 def test_scattered_masks_show_the_share_of_their_row() -> None:
@@ -38,3 +40,24 @@ def test_masks_depend_on_their_generator_only() -> None:
     ):
         assert torch.equal(make(seeded(3)), make(seeded(3)))
         assert not torch.equal(make(seeded(3)), make(seeded(4)))
+
+
+def test_dropout_hides_small_counts_more_often_and_as_many_as_asked_for() -> None:
+    counts = torch.arange(4).repeat(300, 1000)
+    seen = dropout(counts, 0.25, decay=0.7, generator=seeded(2))
+    hidden = [(~seen)[counts == x].double().mean().item() for x in range(4)]
+    whole = sum(exp(-0.7 * x) for x in range(4)) / 4
+    for x, share in enumerate(hidden):
+        assert share == pytest.approx(0.25 / whole * exp(-0.7 * x), abs=0.005)
+    assert torch.equal(seen, dropout(counts, 0.25, decay=0.7, generator=seeded(2)))
+    alike = dropout(counts, 0.4, decay=0.0, generator=seeded(3))
+    assert (~alike).double().mean() == pytest.approx(0.4, abs=0.005)
+
+
+def test_dropout_refuses_to_hide_a_zero_more_often_than_always() -> None:
+    counts = torch.tensor([[0, 50]])
+    assert dropout(counts, 0.5, generator=seeded(0)).tolist() == [[False, True]]
+    with pytest.raises(ValueError, match=r"at most 0\.500 can be hidden, not 0\.6"):
+        dropout(counts, 0.6, generator=seeded(0))
+    with pytest.raises(ValueError, match="share from 0 to 1"):
+        dropout(counts, -0.1, generator=seeded(0))
