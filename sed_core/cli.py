@@ -4,15 +4,18 @@ Results go to standard output, progress and errors to standard error. Exit codes
 told in one sentence, 2 a command that is not understood, 130 stopped by Ctrl-C.
 """
 
+import shlex
 import sys
 import time
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import typer
 from rich.table import Table
 
+from sed_core.commands.cells import told_of_stopping, train_on_file
 from sed_core.commands.evaluating import evaluate
 from sed_core.commands.sampling import impute, sample
 from sed_core.commands.telling import AsJson, Device, Seed, bar, clock, tell
@@ -64,8 +67,30 @@ def options(
 
 @app.command()
 def train(
-    name: Annotated[str, typer.Argument(help="Recipe, such as sed-mnist.")],
-    budget: Annotated[Literal["cpu", "gpu"], typer.Option(help="How much time there is.")] = "cpu",
+    name: Annotated[
+        str, typer.Argument(help="Recipe, such as sed-mnist; with --data: sed or counts.")
+    ],
+    budget: Annotated[
+        Literal["cpu", "gpu"], typer.Option(help="Of a recipe: how much time there is.")
+    ] = "cpu",
+    data: Annotated[Path | None, typer.Option(help="Cells of your own: an h5ad file.")] = None,
+    label: Annotated[str | None, typer.Option(help="Column of obs that tells types.")] = None,
+    unknown: Annotated[
+        list[str] | None,
+        typer.Option(help="Value of the label that means no type, such as unassigned."),
+    ] = None,
+    layer: Annotated[str | None, typer.Option(help="Layer with the counts; X if left out.")] = None,
+    genes: Annotated[
+        int | None,
+        typer.Option(help="So many genes, the most variable; all, or for counts 2,000."),
+    ] = None,
+    minutes: Annotated[
+        float | None, typer.Option(help="About how long to train; the family's plan if left out.")
+    ] = None,
+    steps: Annotated[int | None, typer.Option(help="Training steps in all, instead.")] = None,
+    hold_out: Annotated[
+        float, typer.Option(help="Share of the cells to set aside, in OUT/test.h5ad.")
+    ] = 0.0,
     folder: Annotated[
         Path | None, typer.Option("--out", help="Where the run is kept; runs/NAME if left out.")
     ] = None,
@@ -74,12 +99,55 @@ def train(
     as_json: AsJson = False,
 ) -> None:
     """Train a model; killed at any moment, the same command goes on where it stopped."""
+    if data is None:
+        own = {
+            "label": label,
+            "unknown": unknown,
+            "layer": layer,
+            "genes": genes,
+            "minutes": minutes,
+            "steps": steps,
+        }
+        _refuse_without_data(name, {**own, "hold-out": hold_out or None})
+        folder = folder or Path("runs") / name
+        moves = recipe_moves(name, budget, folder, seed, device)
+    else:
+        folder = folder or Path("runs") / f"{name}-{data.stem}"
+        moves = train_on_file(
+            name, data, label=label, unknown=unknown or (), layer=layer, genes=genes,
+            minutes=minutes, steps=steps, hold_out=hold_out, out=folder, seed=seed, device=device,
+            command=_typed(),
+        )  # fmt: skip
+    _train(name, moves, folder, as_json)
+
+
+def recipe_moves(name: str, budget: Any, out: Path, seed: int, device: str) -> Iterator[Any]:
+    """Progress of a recipe of ours."""
     from sed_core import recipes
 
-    folder = folder or Path("runs") / name
+    yield from recipes.train(name, budget=budget, out=out, seed=seed, device=device)
+
+
+def _refuse_without_data(name: str, options: Mapping[str, Any]) -> None:
+    """Options of cells, and names of their families, mean nothing without a file."""
+    given = [f"--{option}" for option, value in options.items() if value is not None]
+    if given or name in ("sed", "counts"):
+        raise ValueError(
+            f"{' and '.join(given) or 'train ' + name} is for cells of your own; name their file "
+            "with --data cells.h5ad"
+        )
+
+
+def _typed() -> str:
+    """The command as it was typed, for the recipe."""
+    return shlex.join(["sed-core", *sys.argv[1:]])
+
+
+def _train(name: str, moves: Iterator[Any], folder: Path, as_json: bool) -> None:
+    """Go through a training, with a bar over it."""
     started, last = time.monotonic(), None
-    with bar() as show:
-        for last in recipes.train(name, budget=budget, out=folder, seed=seed, device=device):
+    with bar() as show, told_of_stopping(lambda: "a state is kept every minute, "):
+        for last in moves:
             parts = " ".join(f"{key} {float(part):.4g}" for key, part in last.parts.items())
             left = f"{clock(last.seconds_left)} left"
             show(

@@ -464,7 +464,11 @@ class _Meter:
 
 def machine(model: nn.Module) -> dict[str, Any]:
     """Device, version and date of a measurement."""
-    device = next(model.parameters()).device
+    return machine_of(next(model.parameters()).device)
+
+
+def machine_of(device: torch.device) -> dict[str, Any]:
+    """The same of a device."""
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else platform.machine()
     return {
         "device": f"{device.type} ({name}, {torch.get_num_threads()} threads)",

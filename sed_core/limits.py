@@ -53,6 +53,7 @@ class Limits:
 
 LAPTOP = Limits(rows=100_000, steps=4_000, work=40_000_000)
 WORKSHOP = Limits(rows=256, steps=1_000, work=60_000)
+STREAMED = Limits(rows=100_000_000, steps=4_000, work=10**12)  # to disk, in constant memory
 PUBLIC = Limits(rows=64, steps=250, work=12_800)
 PRESETS: Mapping[str, Limits] = {"laptop": LAPTOP, "workshop": WORKSHOP, "public": PUBLIC}
 

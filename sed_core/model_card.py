@@ -24,7 +24,7 @@ def sed_card(name: str, data: str, metrics: Mapping[str, Any]) -> str:
         zeros=_zeros(metrics),
         table=table(metrics),
         missed=said or "None: every target is met.\n",
-        training=_training(metrics.get("training", {})),
+        training=training_lines(metrics.get("training", {})),
         recipe=metrics.get("recipe", ""),
     )
 
@@ -45,7 +45,7 @@ def compared_card(name: str, data: str, metrics: Mapping[str, Any]) -> str:
         data=TITLES[data],
         credit=CREDITS[data],
         table=comparison.markdown(result),
-        training=_training(metrics.get("training", {})),
+        training=training_lines(metrics.get("training", {})),
         recipe=metrics.get("recipe", ""),
     )
 
@@ -60,7 +60,7 @@ def counts_card(name: str, data: str, metrics: Mapping[str, Any]) -> str:
         zeros=_zeros(metrics),
         table=table(metrics),
         more=counts_tables(metrics),
-        training=_training(metrics.get("training", {})),
+        training=training_lines(metrics.get("training", {})),
         recipe=metrics.get("recipe", ""),
         source=SOURCE["CountsDiff"],
     )
@@ -75,7 +75,7 @@ def toy_card(name: str, ref: str, metrics: Mapping[str, Any]) -> str:
         name=name,
         what=WHAT[family],
         table=toy_table(metrics),
-        training=_training(metrics.get("training", {})),
+        training=training_lines(metrics.get("training", {})),
         recipe=metrics.get("recipe", ""),
         source=SOURCE[family],
     )
@@ -86,7 +86,7 @@ def _zeros(metrics: Mapping[str, Any]) -> str:
     return f"{share['real']:.1%} in real test digits, {share['value']:.1%} in samples"
 
 
-def _training(training: Mapping[str, Any]) -> str:
+def training_lines(training: Mapping[str, Any]) -> str:
     """One line a stage, and where it ran."""
     lines = [
         f"- {name}: " + ", ".join(f"{key} {value}" for key, value in stage.items())

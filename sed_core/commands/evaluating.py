@@ -35,7 +35,9 @@ def evaluate(
         typer.Option(help="How many samples to judge; as many as suit the model if left out."),
     ] = None,
     seed: Seed = 0,
-    guidance: Annotated[float, typer.Option(help="Guidance of the samples.")] = 2.0,
+    guidance: Annotated[
+        float | None, typer.Option(help="Guidance of the samples; 2, of cells 1.")
+    ] = None,
     steps: Annotated[
         int | None, typer.Option(help="Network evaluations; 50, of counts 100, of the toy 200.")
     ] = None,
@@ -51,27 +53,54 @@ def evaluate(
         bool, typer.Option("--save", help="Put the figures into the checkpoint.")
     ] = False,
     against: Annotated[
-        str | None, typer.Option(help="Other checkpoints, with commas: one table of all of them.")
+        str | None,
+        typer.Option(
+            help="Other checkpoints, with commas: one table of all of them. Of cells also an h5ad "
+            "of real cells to compare with."
+        ),
     ] = None,
     outs: Annotated[
         list[Path] | None,
-        typer.Option("--out", help="With --against: .json, .md or .csv; without an ending, all."),
+        typer.Option(
+            "--out", help="Of cells or with --against: .json, .md or .csv; without an ending, all."
+        ),
     ] = None,
     drawn: Annotated[
         Path | None,
-        typer.Option("--keep", help="With --against: folder of samples to go on from."),
+        typer.Option("--keep", help="Of cells or with --against: folder of samples to go on from."),
     ] = None,
     costs: Annotated[
         bool, typer.Option(help="With --against: count and time what a sample costs.")
+    ] = True,
+    label: Annotated[
+        str | None, typer.Option(help="Of cells: column of obs with their types; the model's.")
+    ] = None,
+    imputation: Annotated[
+        bool, typer.Option(help="Of CountsDiff on PBMC3k: also what it fills in.")
     ] = True,
     device: Device = "auto",
     network: Network = False,
     as_json: AsJson = False,
 ) -> None:
-    """Measure a model on real test data, every figure beside that of real against real."""
-    from sed_core import hub, limits
+    """Measure a model on real test data, every figure beside that of real against real.
 
-    limits.LAPTOP.check(rows=samples or 1, steps=steps or 1, guidance=guidance, seed=seed)
+    NAME may be an h5ad of made cells, to be compared --against an h5ad of real ones.
+    """
+    from sed_core import hub, limits
+    from sed_core.commands import evaluating_cells as cells
+
+    asked: dict[str, Any] = {"samples": samples, "seed": seed, "steps": steps}
+    bounds = {"rows": samples or 1, "steps": steps or 1, "seed": seed}
+    limits.LAPTOP.check(**bounds, guidance=2.0 if guidance is None else guidance)
+    if cells.are_meant(name, network=network):
+        asked |= {"guidance": 1.0 if guidance is None else guidance}
+        place = {"device": device, "network": network}
+        cells.evaluate(
+            name, against, asked, label, place, outs=outs or [], drawn=drawn, keep=keep,
+            imputation=imputation, as_json=as_json,
+        )  # fmt: skip
+        return
+    guidance = 2.0 if guidance is None else guidance
     card = next((card for card in hub.shipped() if card.name == name), None)
     chosen: Any = data or (card.data if card else "mnist")
     model = hub.load(name, device=device, allow_network=network)
@@ -184,7 +213,9 @@ def _evaluate_toy(
         for peer in TOY_PEERS if shipped else ():
             one = hub.load(peer, device=place["device"])
             found += [] if peer == name else [(peer, one)]
-            took = seconds.setdefault(method_of(one), [_training_seconds(hub.figures(_own(peer)))])
+            took = seconds.setdefault(
+                method_of(one), [_training_seconds(hub.figures(own_folder(peer)))]
+            )
             for seed in range(1, 3 if trainings is None else trainings):
                 again, clock = _trained_again(peer, seed, Path(folder), place["device"], show)
                 found.append((f"{peer}, seed {seed}", again))
@@ -250,7 +281,7 @@ def _keep_comparison(refs: list[str], data: str, result: Mapping[str, Any]) -> N
     from sed_core import hub, model_card
 
     for ref in refs:
-        folder = _own(ref)
+        folder = own_folder(ref)
         metrics = hub.figures(folder) | {"comparison": model_card.of_checkpoint(result, ref)}
         title = ref if folder.name == ref else f"{folder.parent.name}"
         alone = "figures" in metrics
@@ -258,7 +289,7 @@ def _keep_comparison(refs: list[str], data: str, result: Mapping[str, Any]) -> N
         hub.revise(folder, metrics=metrics, card=card)
 
 
-def _own(ref: str) -> Path:
+def own_folder(ref: str) -> Path:
     """The folder of a checkpoint that may be written to."""
     from sed_core import hub
 
@@ -272,7 +303,7 @@ def _keep(name: str, data: str, result: Mapping[str, Any]) -> None:
     """Put figures into metrics.json, leave what else stands there, and write the card anew."""
     from sed_core import evaluation, hub, model_card
 
-    folder = _own(name)
+    folder = own_folder(name)
     metrics = {**hub.figures(folder), **result}
     title = folder.name if folder.name != "checkpoint" else folder.parent.name
     if "toy" in result:
