@@ -19,7 +19,7 @@ WIDTH = 1240
 
 PAGES = {
     "home": "Start", "decode": "Decode", "compare": "Compare", "counts": "Counts",
-    "models": "Models", "about": "About",
+    "cells": "Cells", "models": "Models", "about": "About",
 }  # fmt: skip
 _framed: ContextVar[bool] = ContextVar("framed", default=False)
 
@@ -84,7 +84,7 @@ def footer() -> None:
 def warm() -> None:
     """Load the slow libraries beside the first page, so that the second page need not wait."""
     names = ("explorer.models", "explorer.runs", "explorer.exports", "explorer.comparing",
-             "explorer.count_views")  # fmt: skip
+             "explorer.count_views", "explorer.cell_views")  # fmt: skip
     load = lambda: [importlib.import_module(name) for name in names]  # noqa: E731
     threading.Thread(target=load, name="warm", daemon=True).start()
 

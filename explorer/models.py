@@ -28,6 +28,12 @@ PEERS: Mapping[str, type[nn.Module]] = {"sed": SED, "ddpm": DDPM, "ldm": LDM, "b
 COUNTS: tuple[type[nn.Module], ...] = (CountsDiff, LogGaussian, MaskedDiffusion)
 COUNTED = {"digit": "mnist", "ten": "toy"}  # what the page Counts calls its data
 
+CELLS = "cells"  # domain of the checkpoints that the page Cells uses
+CELL_SNIPPET = """from sed_core.cell_model import CellModel
+
+model = CellModel.load("{name}")
+adata = model.sample(100, label="B", seed=7)  # AnnData: raw counts, CSR, genes by name"""
+
 
 @dataclass(frozen=True)
 class Loaded:
@@ -53,8 +59,8 @@ def cards() -> list[Card]:
 
 
 def generators() -> list[Card]:
-    """The shipped checkpoints that make samples pair by pair."""
-    return [card for card in cards() if card.family == SED.__name__]
+    """The shipped checkpoints that make pictures pair by pair; cells have a page of their own."""
+    return [c for c in cards() if c.family == SED.__name__ and c.domain != CELLS]
 
 
 def kinds() -> dict[str, Kind]:
@@ -240,6 +246,8 @@ def snippet(card: Card) -> str:
     if not makes_samples(card):
         return load
     asked = "16, " if card.data == COUNTED["ten"] else "16, label=3, guidance=2.0, "
+    if card.domain == CELLS:
+        return CELL_SNIPPET.format(name=card.name)
     form = (
         "samples.to_csr()  # scipy CSR: only the pairs, no zeros"
         if card.family == SED.__name__

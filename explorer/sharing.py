@@ -9,7 +9,7 @@ import streamlit as st
 
 MIME = {
     ".png": "image/png", ".gif": "image/gif", ".csv": "text/csv", ".json": "application/json",
-    ".md": "text/markdown", ".html": "text/html",
+    ".md": "text/markdown", ".html": "text/html", ".h5ad": "application/x-hdf5",
 }  # fmt: skip
 Files = Mapping[str, tuple[str, Callable[[], Any]]]
 
@@ -23,6 +23,7 @@ def carry(
     files: Files,
     what: str,
     about_files: str = "",
+    key: str = "get",
 ) -> None:
     """Three small buttons, each of which opens its part.
 
@@ -30,6 +31,7 @@ def carry(
         files: words of a button -> name of its file, and what makes it once the button is pressed.
         what: what can be made again.
         about_files: what to know before one opens them.
+        key: begins the keys of the buttons, where a page has more than one result.
     """
     with st.popover(f"Recipe {stamp}"):
         st.markdown(f"Enough to make {what} again, anywhere.")
@@ -44,6 +46,6 @@ def carry(
         for words, (name, make) in files.items():
             ending = Path(name).suffix
             st.download_button(
-                words, make, name, width="stretch", key=f"get-{ending[1:]}", on_click="ignore",
+                words, make, name, width="stretch", key=f"{key}-{ending[1:]}", on_click="ignore",
                 mime=MIME.get(ending, "application/octet-stream"),
             )  # fmt: skip

@@ -9,6 +9,7 @@ CARDS = {
     "Decode": "Make your own: pick a digit and a seed, stop anywhere, choose another pixel.",
     "Compare": "Same seed, sparse and dense models: guess which keeps the zeros, then see.",
     "Counts": "Whole numbers die unit by unit and are born again; erase a digit and fill it in.",
+    "Cells": "Single cells as whole counts: draw a loop around them and look at any gene.",
     "Models": "What is behind it: size, data, how well it does, how to load it in two lines.",
     "About": "The method, its limits, the paper, and how to cite this.",
 }

@@ -26,7 +26,7 @@ def details(card: Card) -> None:
     if fault := models.fault(card):
         st.warning(fault)
         return
-    if card.family == "SED":
+    if card.name in models.kinds():
         st.button(f"Use {card.name}", key=f"use-{card.name}", on_click=use, args=(card.name,))
     if rows := models.measured(card):
         st.dataframe(rows, hide_index=True, width="content")
