@@ -17,6 +17,10 @@ average. A sample takes 50 DDIM steps; SED's weights are random here and would s
 its decoder is made to emit the pairs of a row: all choosing is done, then overruled.
 Every case runs in a process of its own. Dense cases that would need more memory than the bound are
 not run, and say so.
+
+    python -m benchmarks.scaling --cells [--quick]
+
+What a cell costs by its panel of genes instead (`benchmarks.panels`), to `scaling-cells.json`.
 """
 
 import json
@@ -35,6 +39,7 @@ from rich.console import Console
 from rich.table import Table
 from torch import nn
 
+from benchmarks import panels
 from sed_core.baselines import DDPM, LDM, AutoencoderConfig, DDPMConfig, DenseValues
 from sed_core.chance import seeded
 from sed_core.costs import apart, peak_memory, warm_up
@@ -46,6 +51,7 @@ from sed_core.stream import last
 from sed_core.training import fit
 
 RESULTS = Path(__file__).parent / "results" / "scaling.json"
+OF_CELLS = RESULTS.with_name("scaling-cells.json")
 DIMS = (1_000, 3_000, 10_000, 30_000, 100_000, 300_000, 1_000_000)
 QUICK_DIMS = (1_000, 3_000, 10_000)
 ACTIVE = {1_000: 100, 50: 20}  # active dimensions, and pairs a row
@@ -350,9 +356,10 @@ def _say(value: float | None) -> str:
 
 def main(
     quick: Annotated[bool, typer.Option(help="Up to 10,000 dimensions, few repeats.")] = False,
+    cells: Annotated[bool, typer.Option("--cells", help="Cells in two panels of genes.")] = False,
     most: Annotated[int, typer.Option(help="Largest number of dimensions.")] = DIMS[-1],
     threads: Annotated[int, typer.Option(help="Of torch; 0 for its own choice.")] = 0,
-    out: Annotated[Path, typer.Option(help="Where the figures are kept.")] = RESULTS,
+    out: Annotated[Path | None, typer.Option(help="Where the figures are kept.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON, not tables.")] = False,
 ) -> None:
     """Measure how SED, DDPM and LDM grow with always-zero dimensions."""
@@ -361,13 +368,17 @@ def main(
     dims = [dim for dim in (QUICK_DIMS if quick else DIMS) if dim <= most]
     console = Console(stderr=True)
     with console.status("scaling") as status:
-        found = report(quick=quick, show=status.update, dims=dims)
-    out.parent.mkdir(parents=True, exist_ok=True)
-    out.write_text(json.dumps(found, indent=1) + "\n")
+        if cells:
+            found = panels.report(repeats=3 if quick else 5, quick=quick)
+        else:
+            found = report(quick=quick, show=status.update, dims=dims)
+    file = out or (OF_CELLS if cells else RESULTS)
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_text(json.dumps(found, indent=1) + "\n")
     if as_json:
         print(json.dumps(found))
         return
-    for table in tables(found):
+    for table in (panels.tables if cells else tables)(found):
         Console(width=150).print(table)
 
 

@@ -80,13 +80,22 @@ def counts(page: Page, address: str) -> None:
     generated(page, ".st-key-counts_stop", back=5)
 
 
+def cells(page: Page, address: str) -> None:
+    """Recorded cells among real ones, and a gene of T cells."""
+    page.goto(f"{address}/cells?gene=CD3D")
+    page.locator(".js-plotly-plot").nth(1).wait_for()
+
+
+SHOWN = {"decode": decode, "compare": compare, "counts": counts, "cells": cells}
+
+
 def main(
     out: Annotated[Path, typer.Option(help="Folder of the pictures.")] = Path("docs"),
 ) -> None:
     """Take the pictures."""
     with app() as address, sync_playwright() as browsers:
         browser = browsers.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
-        for name, show in {"decode": decode, "compare": compare, "counts": counts}.items():
+        for name, show in SHOWN.items():
             page = browser.new_page(viewport={"width": WIDTH, "height": HEIGHT})
             show(page, address)
             page.wait_for_timeout(ROOM)
