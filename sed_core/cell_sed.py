@@ -26,6 +26,7 @@ from sed_core.training import Batches, LengthBuckets, Loss, Progress
 LATENT = 24
 MEASURED = 20_000  # cells from which the scale of values is taken
 READ = 500  # cells read at once
+ENCODED = 64  # cells encoded at once: each is padded to the longest, and widened
 
 CELL_SED_PLANS: Mapping[Literal["cpu", "gpu"], Plan] = {
     "cpu": {
@@ -134,13 +135,13 @@ def train_cell_savae(savae: SAVAE, cells: Cells, plan: Plan, run: Run) -> Iterat
 @torch.no_grad()
 def cell_latents(model: SED, cells: Cells) -> tuple[Float[Tensor, "n Z"], Float[Tensor, "n Z"]]:
     """Posterior mean and log-variance of all cells as SAVAE gives them, not standardised."""
-    parts = [model.savae.encode(batch.to(model.device)) for batch in _read(cells)]
+    parts = [model.savae.encode(batch.to(model.device)) for batch in _read(cells, ENCODED)]
     return torch.cat([mu for mu, _ in parts]), torch.cat([logvar for _, logvar in parts])
 
 
-def _read(cells: Cells) -> Iterator[SparseBatch]:
-    for first in range(0, len(cells), READ):
-        yield cells.rows(slice(first, first + READ))
+def _read(cells: Cells, size: int = READ) -> Iterator[SparseBatch]:
+    for first in range(0, len(cells), size):
+        yield cells.rows(slice(first, first + size))
 
 
 def _sums(cells: Cells) -> Float[Tensor, " D"]:
