@@ -1,8 +1,9 @@
 """The controls of the page Cells: they show the visitor's `Params` and write them back."""
 
 import secrets
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import streamlit as st
@@ -27,16 +28,7 @@ from explorer.cell_params import (
 ANY = "any"
 
 
-def mirror(field: str, value: Any, take: Callable[[Any], Any] = lambda value: value) -> dict:
-    """Key and callback of a widget that shows a field and writes it back."""
-    key = f"cells_{field}"
-    st.session_state[key] = value
-
-    def changed() -> None:
-        if st.session_state[key] is not None:
-            change(**{field: take(st.session_state[key])})
-
-    return {"key": key, "on_change": changed}
+mirror = partial(controls.mirror, "cells_", change)
 
 
 def choice(label: str, field: str, options: Mapping[Any, str] | Sequence[Any], **more: Any) -> None:

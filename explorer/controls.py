@@ -180,6 +180,24 @@ def _few(kind: Kind) -> None:
     seed()
 
 
+def mirror(
+    prefix: str,
+    change: Callable[..., None],
+    field: str,
+    value: Any,
+    take: Callable[[Any], Any] = lambda value: value,
+) -> dict[str, Any]:
+    """Key and callback of a widget that shows a field and writes it back by `change`."""
+    key = f"{prefix}{field}"
+    st.session_state[key] = value
+
+    def changed() -> None:
+        if st.session_state[key] is not None:
+            change(**{field: take(st.session_state[key])})
+
+    return {"key": key, "on_change": changed}
+
+
 def choose_class(kind: Kind) -> None:
     """Pick a class by its name; the URL and the recipe hold its number.
 

@@ -1,8 +1,9 @@
 """The controls of the page Counts: they show the visitor's `Params` and write them back."""
 
 import secrets
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import streamlit as st
@@ -34,17 +35,7 @@ from explorer.count_params import (
 )
 from sed_core.thinning import SURVIVAL
 
-
-def mirror(field: str, value: Any, take: Callable[[Any], Any] = lambda value: value) -> dict:
-    """Key and callback of a widget that shows a field and writes it back."""
-    key = f"counts_{field}"
-    st.session_state[key] = value
-
-    def changed() -> None:
-        if st.session_state[key] is not None:
-            change(**{field: take(st.session_state[key])})
-
-    return {"key": key, "on_change": changed}
+mirror = partial(controls.mirror, "counts_", change)
 
 
 def choice(label: str, field: str, options: Mapping[Any, str] | Sequence[Any], **more: Any) -> None:

@@ -16,7 +16,7 @@ from typing import Any, Literal, cast
 import numpy as np
 import scipy.sparse
 import torch
-from jaxtyping import Float, Int64
+from jaxtyping import Int64
 from safetensors import SafetensorError
 from safetensors.torch import load as load_tensors
 from torch import Tensor, nn
@@ -372,8 +372,3 @@ def floor_made(real: Real, genes: Sequence[str], n: int, seed: int) -> Made:
     drawn = model.sample(n, label=numbers, generator=seeded(seed))
     words = tuple(model.types[int(k)] for k in numbers) if real.label else None
     return Made("independent genes", "", "Independent", drawn.to_csr(), tuple(genes), words)
-
-
-def zero_share(some: cell_space.Cells) -> Float[Tensor, " n"]:
-    """Share of zeros of each cell."""
-    return 1 - torch.from_numpy(np.diff(some.counts.indptr)).double() / some.genes

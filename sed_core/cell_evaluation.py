@@ -25,12 +25,12 @@ from sed_core.cell_draws import (
     file_made,
     floor_made,
     model_made,
-    zero_share,
 )
 from sed_core.chance import seeded
 from sed_core.evaluation import machine_of, plain_figure, target
 from sed_core.metrics.cell_report import Figure, Report, compare
 from sed_core.metrics.cell_space import Cells
+from sed_core.metrics.cells import zero_share_of_cells
 
 Progress = Callable[[float, str], None]
 
@@ -180,7 +180,7 @@ def _method(
     made: Made, own: Cells, test: Cells, report: Report, *, learned: bool
 ) -> dict[str, Any]:
     """One row of the table, as JSON holds it."""
-    held = zero_share(test).mean().item()
+    held = zero_share_of_cells(test).mean().item()
     copies = asdict(report.memorisation)
     kept = copies if learned else {key: copies[key] for key in ("identical", "made", "train")}
     rows = {"recovery": report.recovery, "recovery_of_training": report.floor_of_recovery}
@@ -193,7 +193,9 @@ def _method(
         "sets": report.sets,
         "setting": dict(made.setting),
         "figures": {
-            "zero_share": plain_figure(zero_share(own).mean().item(), len(own), floor=held),
+            "zero_share": plain_figure(
+                zero_share_of_cells(own).mean().item(), len(own), floor=held
+            ),
             **{figure.name: _figure(figure, report.n) for figure in report.figures},
         },
         "memorisation": {key: _rounded(value) for key, value in kept.items()},
@@ -211,7 +213,7 @@ def _figure(figure: Figure, n: int) -> dict[str, Any]:
 
 
 def _zero_figure(test: Cells) -> dict[str, Any]:
-    return {"zero_share": plain_figure(zero_share(test).mean().item(), len(test))}
+    return {"zero_share": plain_figure(zero_share_of_cells(test).mean().item(), len(test))}
 
 
 def _told(row: Mapping[str, Any]) -> dict[str, Any]:

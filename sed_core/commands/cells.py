@@ -4,6 +4,7 @@ import sys
 import time
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,6 +13,7 @@ from sed_core.commands.telling import bar, clock, tell
 if TYPE_CHECKING:
     from sed_core.cell_imputation import Known
     from sed_core.cell_model import CellModel
+    from sed_core.domains.cell_files import CellFile
     from sed_core.domains.cells import Cells
     from sed_core.stream import Step
 
@@ -115,13 +117,9 @@ def sample_to_file(
     names: dict[str, Any] = {"label": model.label, "vocabulary": model.labels}
     started, nnz = time.monotonic(), 0
     with CellFile(file, genes=model.genes, recipe=recipe, **names) as out, bar() as show:
-        begun = done = out.cells
+        begun = out.cells
         _tell_resumed(begun, n)
-
-        def watch(step: "Step[Any]") -> None:
-            part = done + share_done(step) * min(size, n - done)
-            show("sampling", part / n, _speed(started, part - begun, n - part))
-
+        watch = _watching(out, n, size, partial(show, "sampling"))
         with told_of_stopping(lambda: f"{out.cells:,} of {n:,} cells are kept, "):
             moves = model.chunks(
                 n, label=number, seed=seed, first=begun, size=size, watch=watch, **asked
@@ -129,13 +127,30 @@ def sample_to_file(
             for found in moves:
                 labels = None if number is None else [number] * len(found)
                 out.append(found, labels=labels)
-                done, nnz = out.cells, nnz + int(found.nnz.sum())
+                nnz += int(found.nnz.sum())
             out.finish()
     seconds, made = time.monotonic() - started, max(1, n - begun)
     said = f"{n:,} cells x {len(model.genes):,} genes in {file}"
     more = f"; {nnz / made:.0f} expressed genes a cell, {seconds:.1f} s"
     result = {"out": str(file), "cells": n, "resumed_from": begun, "recipe": recipe}
     tell({**result, "seconds": round(seconds, 3)}, said + more, as_json)
+
+
+def _watching(
+    out: "CellFile", n: int, size: int, show: Callable[[float, str], None]
+) -> "Callable[[Step[Any]], None]":
+    """Tells of each step how far `n` cells are, and how fast those go that are made from here on.
+
+    Args:
+        size: cells of a chunk.
+    """
+    started, begun = time.monotonic(), out.cells
+
+    def watch(step: "Step[Any]") -> None:
+        part = out.cells + share_done(step) * min(size, n - out.cells)
+        show(part / n, _speed(started, part - begun, n - part))
+
+    return watch
 
 
 def share_done(step: "Step[Any]") -> float:
@@ -198,13 +213,9 @@ def impute_file(
         ) as out,
         bar() as show,
     ):
-        begun = done = out.cells
+        begun = out.cells
         _tell_resumed(begun, n)
-
-        def watch(step: "Step[Any]") -> None:
-            part = done + share_done(step) * min(size, n - done)
-            show("imputing", part / n, _speed(started, part - begun, n - part))
-
+        watch = _watching(out, n, size, partial(show, "imputing"))
         with told_of_stopping(lambda: f"{out.cells:,} of {n:,} cells are kept, "):
             moves = model.fill(
                 cells, known, draws=draws, seed=seed, first=begun, size=size, watch=watch, **asked
@@ -217,7 +228,7 @@ def impute_file(
                     names=cells.names[one.rows].tolist(),
                     layers=one.layers,
                 )
-                done, hidden = out.cells, hidden + one.hidden
+                hidden += one.hidden
             out.finish()
     seconds = time.monotonic() - started
     said = f"{n:,} cells x {cells.dim:,} genes, {draws} draws of each gap, in {file}"
